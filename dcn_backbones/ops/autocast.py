@@ -1,0 +1,27 @@
+"""Autocast by hand: `torch.library.register_autocast` would cast the positions too."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+
+def cast_operands(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cast as autocast casts the operands of a convolution: every float type but float64."""
+    device = input.device.type
+    if not torch.is_autocast_enabled(device):
+        return input, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return _cast(input, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+
+
+def without_autocast(input: Tensor) -> contextlib.AbstractContextManager:
+    """Keep autocast out of a backend, whose own products choose their types on purpose."""
+    device = input.device.type
+    if not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor

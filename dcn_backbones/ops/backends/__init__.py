@@ -1,0 +1,1 @@
+"""Implementations of the operators, one file each; `base.Backend` is their contract."""

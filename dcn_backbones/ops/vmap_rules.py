@@ -1,0 +1,60 @@
+"""`torch.vmap`: the mapped dimension B is folded into the batch, or into groups.
+
+Folding into groups is always right, since groups and offset groups are both read off the shapes:
+input `(N, B * C_in, H, W)` with weight `(B * C_out, C_in / groups, kh, kw)` makes `B * groups` groups.
+Folding into the batch is cheaper and enough for a forward whose weight is not mapped.
+"""
+
+from torch import Tensor
+
+
+def register(deform_conv2d, deform_conv2d_backward) -> None:
+    """Attach the rules to the two operators."""
+    deform_conv2d.register_vmap(lambda info, in_dims, *args: _forward(deform_conv2d, info, in_dims, args))
+    deform_conv2d_backward.register_vmap(
+        lambda info, in_dims, *args: _backward(deform_conv2d_backward, info, in_dims, args)
+    )
+
+
+def _forward(operator, info, in_dims, args) -> tuple[Tensor, int]:
+    input, offset, weight, bias, mask = _mapped_first(args[:5], in_dims, info.batch_size)
+    settings = args[5:]
+    if in_dims[2] is None and in_dims[3] is None:
+        images = [None if t is None else t.flatten(0, 1) for t in (input, offset, mask)]
+        output = operator(images[0], images[1], args[2], args[3], images[2], *settings)
+        return output.unflatten(0, (info.batch_size, -1)), 0
+    output = operator(
+        _into_channels(input),
+        _into_channels(offset),
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(0, 1),
+        _into_channels(mask),
+        *settings,
+    )
+    return output.unflatten(1, (info.batch_size, -1)), 1
+
+
+def _backward(operator, info, in_dims, args) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    grad_output, input, offset, weight, mask = _mapped_first(args[:5], in_dims, info.batch_size)
+    images = [_into_channels(t) for t in (grad_output, input, offset)]
+    settings, needs = args[5:], args[-1]
+    gradients = operator(*images, weight.flatten(0, 1), _into_channels(mask), *settings)
+    dims = [dim if needed else None for dim, needed in zip((1, 1, 0, 1), needs, strict=True)]
+    unfolded = [
+        gradient if dim is None else gradient.unflatten(dim, (info.batch_size, -1))
+        for gradient, dim in zip(gradients, dims, strict=True)
+    ]
+    return tuple(unfolded), tuple(dims)
+
+
+def _mapped_first(tensors, in_dims, size: int) -> list[Tensor | None]:
+    """Each tensor as (B, ...); one that is not mapped is repeated without a copy."""
+    return [
+        None if t is None else t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip(tensors, in_dims[: len(tensors)], strict=True)
+    ]
+
+
+def _into_channels(tensor: Tensor | None) -> Tensor | None:
+    """(B, N, C, H, W) as (N, B * C, H, W)."""
+    return None if tensor is None else tensor.transpose(0, 1).flatten(1, 2)

@@ -1,0 +1,26 @@
+"""What every test shares: two threads, a fixed seed, and photographs where a `shared/` folder has them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data():
+    """A function: the path of a data set in `../shared/data`, or a skip with the reason."""
+
+    def find(name: str) -> Path:
+        folder = _SHARED_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"needs the photographs of {name} in shared/data beside the checkout")
+        return folder
+
+    return find
