@@ -94,9 +94,9 @@ def test_torchvision_is_never_chosen(monkeypatch):
 
 
 def test_unknown_names_are_errors(monkeypatch):
-    with pytest.raises(ValueError, match="use_backend names the backend 'cudnn', expected one of extension"):
-        with use_backend("cudnn"):
-            pass
+    message = "use_backend names the backend 'cudnn', expected one of extension"
+    with pytest.raises(ValueError, match=message), use_backend("cudnn"):
+        pass
     monkeypatch.setenv("DCN_BACKEND", "cudnn")
     with pytest.raises(ValueError, match="DCN_BACKEND names the backend 'cudnn'"):
         output()

@@ -39,7 +39,7 @@ def test_opcheck_backward(own_backend, name):
     output = torch.ops.dcn_backbones.deform_conv2d(input, offset, weight, bias, mask, *settings)
     needs = [True, False, True, mask is not None]
     arguments = [torch.randn_like(output), input, offset, weight, mask, *settings, needs]
-    # Not the autograd registration: that test asks for a gradient in every tensor, and those not needed are empty.
+    # Not the autograd registration: its test wants a gradient of every result; those not needed are empty.
     torch.library.opcheck(
         torch.ops.dcn_backbones.deform_conv2d_backward,
         [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments],

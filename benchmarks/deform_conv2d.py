@@ -1,0 +1,131 @@
+"""Deformable convolution against its peers, in one run: `python -m benchmarks.deform_conv2d`.
+
+Ours, torchvision's, ONNX Runtime's and the plain convolution (the better of its two memory formats)
+on the shapes of the zoo's backbones. Prints a table of milliseconds (medians) and writes JSON. When
+a peer's result differs from ours nothing is reported: a fast wrong answer has no speed.
+"""
+
+import argparse
+import json
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from . import machine, peers, shapes
+from .timing import interleaved
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+
+
+def main() -> None:
+    arguments = _arguments()
+    dtype = getattr(torch, arguments.dtype)
+    rows = []
+    for shape in _chosen_shapes(arguments.shapes):
+        batch = 1 if shape in shapes.DETECTION else arguments.batch
+        rows.append(measure(shape, batch, dtype, arguments.backward, arguments.repeats))
+        print(_line(rows[-1]), flush=True)
+    summary = _geometric_means(rows)
+    print("geometric mean of the ratios to ours: " + _ratios(summary))
+    if arguments.output:
+        _write(arguments.output, vars(arguments), rows, summary)
+
+
+def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool, repeats: int) -> dict:
+    """Time every peer on one shape, after checking that the deformable ones agree."""
+    contiguous = peers.make_tensors(shape, batch, dtype, channels_last=False)
+    channels_last = peers.make_tensors(shape, batch, dtype, channels_last=True)
+    functions = {}
+    for name in peers.own_backends():
+        functions[f"{name} channels-last"] = (peers.deformable(name, shape), channels_last)
+        functions[f"{name} contiguous"] = (peers.deformable(name, shape), contiguous)
+    functions["torchvision"] = (peers.deformable("torchvision", shape), contiguous)
+    if dtype == torch.float32 and not backward:
+        peer = peers.onnxruntime_peer(shape, contiguous, torch.get_num_threads())
+        functions["onnxruntime"] = (peer, contiguous)
+    _refuse_differences(functions, TOLERANCE[dtype], shape)
+    functions["conv2d channels-last"] = (peers.plain(shape), channels_last)
+    functions["conv2d contiguous"] = (peers.plain(shape), contiguous)
+    run = _forward_and_backward if backward else _forward
+    times = interleaved({k: lambda f=f, t=t: run(f, t) for k, (f, t) in functions.items()}, repeats)
+    return {"shape": shape.name, "batch": batch, "milliseconds": times, "ratios": _to_ours(times)}
+
+
+def _forward(function, tensors: peers.Tensors) -> None:
+    with torch.inference_mode():
+        function(tensors)
+
+
+def _forward_and_backward(function, tensors: peers.Tensors) -> None:
+    """With the gradients of everything that the function uses."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    output = function(leaves)
+    torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
+
+
+def _refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -> None:
+    results = {name: function(tensors).float() for name, (function, tensors) in functions.items()}
+    first, expected = next(iter(results.items()))
+    for name, result in results.items():
+        error = ((result - expected).abs().max() / expected.abs().max()).item()
+        if not error <= tolerance:
+            raise SystemExit(
+                f"No figures: on {shape.name} the results of {name} and {first} differ by {error:.1e} of "
+                f"the largest value, expected at most {tolerance:.0e}."
+            )
+
+
+def _to_ours(times: dict) -> dict[str, float]:
+    """Each peer's time over ours in channels-last; the plain convolution's better format only."""
+    medians = {name: summary["median"] for name, summary in times.items()}
+    ours = medians[next(iter(medians))]
+    plain = [medians.pop(name) for name in list(medians) if name.startswith("conv2d")]
+    medians["conv2d"] = min(plain)
+    return {name: median / ours for name, median in medians.items()}
+
+
+def _geometric_means(rows: list[dict]) -> dict[str, float]:
+    names = rows[0]["ratios"]
+    return {n: math.exp(sum(math.log(row["ratios"][n]) for row in rows) / len(rows)) for n in names}
+
+
+def _line(row: dict) -> str:
+    times = "  ".join(f"{name} {t['median']:.2f}" for name, t in row["milliseconds"].items())
+    return f"{row['shape']:<18} N={row['batch']}  {times}"
+
+
+def _ratios(summary: dict[str, float]) -> str:
+    return ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary.items())
+
+
+def _chosen_shapes(names: str) -> list[shapes.Shape]:
+    sets = {"resnet": shapes.RESNET, "resnext": shapes.RESNEXT, "detection": shapes.DETECTION}
+    sets["all"] = [shape for members in list(sets.values()) for shape in members]
+    return sets[names]
+
+
+def _write(path: Path, settings: dict, rows: list[dict], summary: dict) -> None:
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    report = {"date": date, "machine": machine.facts(), "settings": settings, "ratios": summary, "rows": rows}
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", choices=["resnet", "resnext", "detection", "all"], default="all")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--backward", action="store_true", help="time forward and backward together")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="write the figures here as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
