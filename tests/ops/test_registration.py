@@ -17,6 +17,10 @@ def call(case: Case, tensors: dict) -> torch.Tensor:
     return deform_conv2d(**tensors, **case.settings)
 
 
+def compiled(function, **options):
+    return torch.compile(function, backend="aot_eager", **options)
+
+
 def operator_arguments(case: Case, backend: str, dtype=torch.float32) -> list:
     tensors = case.tensors(dtype)
     for t in tensors.values():
@@ -56,9 +60,8 @@ def test_compile_fullgraph(own_backend, memory_format):
         return deform_conv2d(**tensors, **CASE.settings).relu()
 
     with use_backend(own_backend):
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         expected, found = named_leaves(tensors), named_leaves(tensors)
-        eager_output, output = function(**expected), compiled(**found)
+        eager_output, output = function(**expected), compiled(function, fullgraph=True)(**found)
         assert_near(output, eager_output.detach(), 1e-6)
         assert output.stride() == eager_output.stride()
         eager_output.square().sum().backward()
@@ -68,11 +71,11 @@ def test_compile_fullgraph(own_backend, memory_format):
 
 
 def test_compile_with_dynamic_shapes():
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
+    function = compiled(call, fullgraph=True, dynamic=True)
     for size in [(6, 7), (8, 5), (9, 9)]:
         case = Case(size=size)
         tensors = case.tensors(torch.float32)
-        assert_near(compiled(case, tensors), call(case, tensors), 1e-6)
+        assert_near(function(case, tensors), call(case, tensors), 1e-6)
 
 
 class _Module(torch.nn.Module):
@@ -127,8 +130,10 @@ def test_function_transforms_equal_autograd(own_backend):
     with use_backend(own_backend):
         expected = torch.autograd.grad(call(SMALL, leaves).sin().sum(), list(leaves.values()))
         found = torch.func.grad(lambda t: call(SMALL, t).sin().sum())(tensors)
+        traced = compiled(torch.func.grad(lambda t: call(SMALL, t).sin().sum()))(tensors)
     for name, gradient in zip(leaves, expected, strict=True):
         assert_near(found[name], gradient, 1e-11, name)
+        assert_near(traced[name], gradient, 1e-11, name)
 
 
 def test_per_sample_gradients(own_backend):
@@ -146,23 +151,38 @@ def test_per_sample_gradients(own_backend):
             assert_near(found[i], expected, 1e-11)
 
 
-@pytest.mark.parametrize("interface", ["torch.func.jvp", "dual_level"])
-def test_forward_mode_tangents_are_not_zero(own_backend, interface):
+def jvp(function, primal, tangent):
+    return torch.func.jvp(function, (primal,), (tangent,))[1]
+
+
+def dual_level(function, primal, tangent):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(primal, tangent)
+        return torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+
+
+@pytest.mark.parametrize(
+    "differentiate",
+    [
+        jvp,
+        dual_level,
+        lambda function, *values: jvp(compiled(function), *values),
+        lambda function, *values: dual_level(compiled(function), *values),
+        lambda function, *values: compiled(lambda *v: jvp(function, *v))(*values),
+    ],
+    ids=["jvp", "dual_level", "jvp_of_compiled", "dual_level_of_compiled", "compiled_jvp"],
+)
+def test_forward_mode_tangents_are_not_zero(own_backend, differentiate):
     tensors = SMALL.tensors(torch.float64)
-    direction = torch.randn_like(tensors["offset"])
+    offset, direction = tensors["offset"], torch.randn_like(tensors["offset"])
 
     def function(offset):
         return call(SMALL, tensors | dict(offset=offset))
 
     with use_backend(own_backend):
-        if interface == "torch.func.jvp":
-            _, found = torch.func.jvp(function, (tensors["offset"],), (direction,))
-        else:
-            with torch.autograd.forward_ad.dual_level():
-                dual = torch.autograd.forward_ad.make_dual(tensors["offset"], direction)
-                found = torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+        found = differentiate(function, offset, direction)
         step = 1e-6 * direction
-        expected = (function(tensors["offset"] + step) - function(tensors["offset"] - step)) / 2e-6
+        expected = (function(offset + step) - function(offset - step)) / 2e-6
     assert found.abs().max() > 0.1
     assert_near(found, expected, 1e-6)
 
