@@ -8,7 +8,7 @@ from .autocast import cast_operands, without_autocast
 from .backends.reference import deform_conv2d_formula
 from .dispatch import forced_backend, select
 from .memory_format import empty_strided_like, with_format_of
-from .transforms import needs_formula
+from .transforms import needs_formula, refuse_forward_mode
 
 IntOrPair = int | tuple[int, int]
 
@@ -46,7 +46,7 @@ def deform_conv2d(
 
     Under autocast, input, weight and bias are cast to the autocast type; offset and mask are left
     as they are, since positions need the precision. Inside `torch.func.grad` and its relatives, and
-    for tensors with forward-mode tangents, the plain PyTorch formula runs whatever the backend.
+    inside a forward-mode level, the plain PyTorch formula runs whatever the backend.
 
     Raises:
         ValueError: a shape, a size or a device does not fit the others.
@@ -59,7 +59,7 @@ def deform_conv2d(
     dilation = validation.pair(dilation, "dilation", minimum=1)
     validation.check_types(input, offset, weight, bias, mask)
     validation.check_shapes(input, offset, weight, bias, mask, stride, padding, dilation)
-    if needs_formula(input, offset, weight, bias, mask):
+    if needs_formula():
         with without_autocast(input):
             return deform_conv2d_formula(input, offset, weight, bias, mask, stride, padding, dilation)
     return _deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation, forced_backend())
@@ -72,6 +72,7 @@ def deform_conv2d(
     "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, str backend) -> Tensor",
 )
 def _deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation, backend):
+    refuse_forward_mode()
     with without_autocast(input):
         output = select(backend, input).forward(input, offset, weight, bias, mask, stride, padding, dilation)
     return with_format_of(input, output)

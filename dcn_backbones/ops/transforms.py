@@ -1,29 +1,32 @@
-"""Where a custom operator cannot follow: function transforms and forward-mode differentiation."""
+"""Where a custom operator cannot follow: function transforms and forward-mode differentiation.
+
+An operator registered with `torch.library` refuses `torch.func.grad`, and would give forward-mode
+tangents of zero without a word.
+"""
 
 import torch
-from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
 _DIFFERENTIATING = (_functorch.TransformType.Grad, _functorch.TransformType.Jvp)
 
 
-def needs_formula(*tensors: Tensor | None) -> bool:
-    """Whether a call has to be made of plain PyTorch operations to be differentiated.
-
-    An operator registered with `torch.library` refuses `torch.func.grad` and would give forward-mode
-    tangents of zero without a word.
-    """
-    if _inside_differentiating_transform():
-        return True
-    if forward_ad._current_level < 0:
-        return False
-    # Dynamo cannot look for a tangent while it traces, so inside a dual level it takes the safe way.
-    return torch.compiler.is_compiling() or any(_has_tangent(t) for t in tensors)
+def needs_formula() -> bool:
+    """Whether a call made now has to consist of plain PyTorch operations to be differentiated."""
+    return _inside_forward_mode() or _inside_differentiating_transform()
 
 
-def _has_tangent(tensor: Tensor | None) -> bool:
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+def refuse_forward_mode() -> None:
+    """Raise where tangents would be lost: in the operator's body, called around the public function."""
+    if _inside_forward_mode():
+        raise RuntimeError(
+            "The operator deform_conv2d runs in a graph that was traced outside of the forward-mode level "
+            "(or was called by itself) and has no tangents, expected a function compiled inside that level."
+        )
+
+
+def _inside_forward_mode() -> bool:
+    return forward_ad._current_level >= 0
 
 
 @torch.compiler.assume_constant_result  # Dynamo enters the transforms that it traces, and guards on them

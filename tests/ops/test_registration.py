@@ -173,6 +173,7 @@ def dual_level(function, primal, tangent):
     ids=["jvp", "dual_level", "jvp_of_compiled", "dual_level_of_compiled", "compiled_jvp"],
 )
 def test_forward_mode_tangents_are_not_zero(own_backend, differentiate):
+    torch.compiler.reset()  # torch 2.11 would take a graph of another level
     tensors = SMALL.tensors(torch.float64)
     offset, direction = tensors["offset"], torch.randn_like(tensors["offset"])
 
@@ -185,6 +186,25 @@ def test_forward_mode_tangents_are_not_zero(own_backend, differentiate):
         expected = (function(offset + step) - function(offset - step)) / 2e-6
     assert found.abs().max() > 0.1
     assert_near(found, expected, 1e-6)
+
+
+def test_a_graph_without_tangents_refuses_forward_mode():
+    tensors = SMALL.tensors(torch.float32)
+    function = compiled(lambda offset: call(SMALL, tensors | dict(offset=offset)))
+    function(tensors["offset"])
+    try:
+        found = dual_level(function, tensors["offset"], torch.ones_like(tensors["offset"]))
+    except RuntimeError as error:
+        assert "traced outside of the forward-mode level" in str(error)
+    else:  # a torch that guards on the level has traced again
+        assert found.abs().max() > 0.1
+    with pytest.raises(RuntimeError, match="forward-mode level"):
+        jvp(lambda t: torch.ops.dcn_backbones.deform_conv2d(t, *list_of(tensors)), *2 * [tensors["input"]])
+
+
+def list_of(tensors: dict) -> list:
+    """The operator's arguments after the input."""
+    return [tensors[k] for k in ("offset", "weight", "bias", "mask")] + [[1, 1], [1, 1], [1, 1], ""]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
