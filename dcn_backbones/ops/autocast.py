@@ -9,7 +9,7 @@ from torch import Tensor
 def cast_operands(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Cast as autocast casts the operands of a convolution: every float type but float64."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _enabled(device):
         return input, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return _cast(input, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
@@ -18,9 +18,14 @@ def cast_operands(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
 def without_autocast(input: Tensor) -> contextlib.AbstractContextManager:
     """Keep autocast out of a backend, whose own products choose their types on purpose."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _enabled(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def _enabled(device: str) -> bool:
+    # The meta device has no autocast, and asking whether it is enabled there is an error.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

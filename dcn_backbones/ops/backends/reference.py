@@ -87,7 +87,7 @@ class _Samples(NamedTuple):
     """What the taps see; the first three are (N, G, C/G, K, H_out, W_out)."""
 
     value: Tensor
-    slope_y: Tensor
+    slope_y: Tensor  # of the value, by the position
     slope_x: Tensor
     corners: list[_Corner]
 
@@ -96,7 +96,7 @@ def _sample(
     input: Tensor, offset: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> _Samples:
     """Interpolate the input where each tap looks: equations 3 and 4 of the DCNv1 paper."""
-    y, x, inside = _positions(offset.to(input.dtype), kernel_size, stride, padding, dilation, input.shape[2:])
+    y, x = _positions(offset.to(input.dtype), kernel_size, stride, padding, dilation, input.shape[2:])
     image = input.unflatten(1, (y.shape[1], -1)).flatten(3)  # (N, G, C/G, H * W)
     top, left = y.detach().floor(), x.detach().floor()
     below, right = y - top, x - left
@@ -109,30 +109,26 @@ def _sample(
     pixels = [_gather(image, corner) for corner in corners]
     value = sum(p * corner.weight.unsqueeze(2) for p, corner in zip(pixels, corners, strict=True))
     top_left, top_right, bottom_left, bottom_right = pixels
-    below, right, inside = below.unsqueeze(2), right.unsqueeze(2), inside.unsqueeze(2)
+    below, right = below.unsqueeze(2), right.unsqueeze(2)
     slope_y = (bottom_left - top_left) * (1 - right) + (bottom_right - top_right) * right
     slope_x = (top_right - top_left) * (1 - below) + (bottom_right - bottom_left) * below
-    return _Samples(value, torch.where(inside, slope_y, 0), torch.where(inside, slope_x, 0), corners)
+    return _Samples(value, slope_y, slope_x, corners)
 
 
 def _positions(
     offset: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, input_size: Pair
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each tap samples: y, x and whether that is inside, all (N, G, K, H_out, W_out).
+) -> tuple[Tensor, Tensor]:
+    """Where each tap samples: y and x, both (N, G, K, H_out, W_out).
 
-    A position outside the image, NaN or infinite becomes -2, where no corner counts. It is replaced
-    before any arithmetic: selecting afterwards would let NaN into the gradients.
+    A position outside the image, NaN or infinite becomes -2, where no corner counts and nothing has a
+    slope. It is replaced before interpolation: selecting afterwards would let NaN into the gradients.
     """
     offset = offset.unflatten(1, (-1, kernel_size[0], kernel_size[1], 2))
     shifts = offset.unbind(4)  # two of (N, G, kh, kw, H_out, W_out)
     grids = [_grid(shifts[i], i, stride[i], padding[i], dilation[i]) for i in range(2)]
-    inside_axes = [
-        (shift + grid > -1) & (shift + grid < size)
-        for shift, grid, size in zip(shifts, grids, input_size, strict=True)
-    ]
-    inside = inside_axes[0] & inside_axes[1]
-    y, x = (torch.where(inside, s, -2 - g) + g for s, g in zip(shifts, grids, strict=True))
-    return y.flatten(2, 3), x.flatten(2, 3), inside.flatten(2, 3)
+    y, x = (shift + grid for shift, grid in zip(shifts, grids, strict=True))
+    inside = (y > -1) & (y < input_size[0]) & (x > -1) & (x < input_size[1])
+    return torch.where(inside, y, -2).flatten(2, 3), torch.where(inside, x, -2).flatten(2, 3)
 
 
 def _grid(shift: Tensor, axis: int, stride: int, padding: int, dilation: int) -> Tensor:
