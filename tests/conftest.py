@@ -1,4 +1,4 @@
-"""What every test shares: two threads, a fixed seed, and photographs where a `shared/` folder has them."""
+"""What every test shares: a fixed seed, and photographs where a `shared/` folder has them."""
 
 from pathlib import Path
 

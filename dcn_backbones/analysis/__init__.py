@@ -1,0 +1,23 @@
+"""Looking at what a network does with a photograph: its classes in words, and where it samples."""
+
+from .classify import Prediction, classify, load_model
+from .photograph import InputGeometry, Preprocessing, read_image
+from .plot import draw_sampling, plot_sampling
+from .record import LayerSampling, record_sampling
+from .sampling import SamplingLocations, sampling_locations, trace_sampling
+
+__all__ = [
+    "InputGeometry",
+    "LayerSampling",
+    "Prediction",
+    "Preprocessing",
+    "SamplingLocations",
+    "classify",
+    "draw_sampling",
+    "load_model",
+    "plot_sampling",
+    "read_image",
+    "record_sampling",
+    "sampling_locations",
+    "trace_sampling",
+]
