@@ -1,0 +1,28 @@
+// Kernels for x86-64 processors with AVX-512.
+#if defined(__x86_64__)
+#include <cstring>
+
+#include "kernels.h"
+
+#define DCN_VECTOR_BYTES 64
+#define DCN_TILE_ROWS 8
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#endif
+
+namespace dcn::cpu::avx512 {
+#include "gemm.inc"
+#include "sampling.inc"
+}  // namespace dcn::cpu::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__

@@ -1,0 +1,53 @@
+// Parameters and launches of deformable convolution. csrc/README.md explains the layouts.
+#pragma once
+
+#include <cstdint>
+
+namespace dcn {
+
+enum class ElementType { float64, float32, bfloat16 };
+
+// Element strides of a tensor that is read in whatever layout it comes, [N, C, H, W].
+struct Strides4 {
+  int64_t batch, channel, row, column;
+};
+
+// "Accumulate" is float64 beside float64 elements and float32 beside all others.
+// Pointers to what a call neither has nor needs are null.
+struct DeformConv2dParams {
+  ElementType element_type;
+  int64_t batch, in_channels, height, width;
+  int64_t out_channels, out_height, out_width;
+  int64_t kernel_height, kernel_width;
+  int64_t stride_height, stride_width;
+  int64_t padding_height, padding_width;
+  int64_t dilation_height, dilation_width;
+  int64_t groups, offset_groups;
+
+  const void* input;   // [N, H, W, C_in]
+  const void* weight;  // [C_out, K, C_in / groups]
+  const void* bias;    // [C_out], forward only
+  const void* offset;  // [N, 2 * offset_groups * K, H_out, W_out], accumulate type, strided
+  const void* mask;    // [N, offset_groups * K, H_out, W_out], accumulate type, strided
+  Strides4 offset_strides, mask_strides;
+
+  void* output;             // [N, H_out, W_out, C_out], forward only
+  const void* grad_output;  // [N, H_out, W_out, C_out], backward only, as all below
+  void* grad_input;         // [N, H, W, C_in], accumulate type, zeroed by the caller
+  void* grad_weight;        // [C_out, K, C_in / groups], accumulate type, zeroed by the caller
+  void* grad_offset;        // [N, H_out, W_out, 2 * offset_groups * K], accumulate type
+  void* grad_mask;          // [N, H_out, W_out, offset_groups * K], accumulate type
+
+  int64_t taps() const { return kernel_height * kernel_width; }
+  int64_t positions() const { return out_height * out_width; }  // of one image
+  int64_t group_channels() const { return in_channels / groups; }
+  int64_t column_length() const { return taps() * in_channels; }  // [groups, K, C_in / groups]
+};
+
+void deform_conv2d_forward_cpu(const DeformConv2dParams& params);
+void deform_conv2d_backward_cpu(const DeformConv2dParams& params);
+
+// Whether bfloat16 matrix products are native here; if not, the host side widens to float32.
+bool has_native_bfloat16_cpu();
+
+}  // namespace dcn
