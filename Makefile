@@ -1,0 +1,68 @@
+# `make demo` and `make test` set up everything they need; PYTHON names the interpreter, 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(CURDIR)/$(VENV)/bin
+BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
+PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
+
+.PHONY: demo test test-oldest bench lint format wheel install clean
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+# Threads that wait asleep: where other work shares the processors, spinning ones make the tests take many times longer.
+test test-oldest: export OMP_WAIT_POLICY := PASSIVE
+test: install
+	$(BIN)/python -m pytest
+
+# The wheel built beside the newest torch, installed beside the oldest; the tests are copied because
+# Python would otherwise import the checkout beside them.
+test-oldest: wheel $(OLDEST)/ready
+	$(OLDEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	rm -rf $(OLDEST)/checkout && mkdir $(OLDEST)/checkout && cp -r tests $(OLDEST)/checkout
+	cd $(OLDEST)/checkout && $(CURDIR)/$(OLDEST)/bin/python -m pytest tests/ops tests/layers
+
+bench: install
+	$(BIN)/python -m benchmarks.deform_conv2d
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+install: $(VENV)/ready
+
+wheel: dist/ready
+
+dist/ready: $(VENV)/ready $(PACKAGE)
+	rm -rf dist build/lib* build/bdist*
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	touch $@
+
+# torch comes first: the extension is built against the one it will run beside, without build isolation.
+$(VENV)/ready: $(BUILD_INPUTS) | $(VENV)/bin/pip
+	$(BIN)/pip install $$($(BIN)/python -c "$$PRINT_BUILD_REQUIRES")
+	$(BIN)/pip install --no-build-isolation --editable '.[test]'
+	@$(BIN)/python -m dcn_backbones.info
+	touch $@
+
+$(OLDEST)/ready: pyproject.toml dist/ready | $(OLDEST)/bin/pip
+	$(OLDEST)/bin/pip install dist/*.whl 'torch==2.11.*' 'torchvision==0.26.*' pytest
+	touch $@
+
+%/bin/pip:
+	$(PYTHON) -c "import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit('Python %d.%d is too old, expected 3.11 or newer: set PYTHON=python3.12 or the like' % v)"
+	$(PYTHON) -m venv $*
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist demo *.egg-info dcn_backbones/*.so
+
+export PRINT_BUILD_REQUIRES := import tomllib; \
+	print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'])
