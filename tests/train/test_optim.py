@@ -1,0 +1,52 @@
+import pytest
+import timm
+
+import dcn_backbones  # noqa: F401  (registers the models)
+from train.optim import create_optimizer, create_scheduler, parameter_groups
+from train.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def model():
+    return timm.create_model("dcnv2_resnet18", num_classes=3)
+
+
+def test_every_parameter_is_in_exactly_one_group(model):
+    groups = parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.1)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_offset_parameters_are_scaled_and_vectors_do_not_decay(model):
+    group_of = {
+        id(parameter): group
+        for group in parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.25)
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        group = group_of[id(parameter)]
+        assert group["lr_scale"] == (0.25 if "conv_offset" in name else 1.0), name
+        assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_frozen_parameters_are_left_out():
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.conv1.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.1)
+    frozen = {id(parameter) for parameter in model.conv1.parameters()}
+    assert frozen.isdisjoint(id(parameter) for group in groups for parameter in group["params"])
+
+
+def test_schedule_warms_up_decays_and_keeps_the_offset_scale(model):
+    recipe = Recipe(lr=0.2, min_lr=0.02, warmup_lr=0.01, warmup_epochs=1, epochs=4, offset_lr_scale=0.1)
+    optimizer = create_optimizer(model, recipe)
+    scheduler = create_scheduler(optimizer, recipe, steps_per_epoch=10)
+
+    def rates(step: int) -> tuple[float, float]:
+        scheduler.step_update(step)
+        scaled = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
+        return scaled[1.0], scaled[0.1]
+
+    assert rates(0) == pytest.approx((0.01, 0.001))
+    assert rates(20)[0] > rates(30)[0] > rates(39)[0]
+    assert rates(40) == pytest.approx((0.02, 0.002))

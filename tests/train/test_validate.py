@@ -1,0 +1,66 @@
+import csv
+import json
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from train import validate
+
+
+def run_command(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--workers", "0", "--batch-size", "3", *arguments])
+    validate.main()
+    return capsys.readouterr().out
+
+
+def test_model_list_from_a_file_gives_one_table_and_json(image_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models.txt").write_text("test_resnet  # the small one\n\ndcnv1_resnet18\n")
+    results_file = tmp_path / "results.json"
+    table = run_command(
+        monkeypatch,
+        capsys,
+        *("--data-dir", str(image_folder), "--model-list", str(tmp_path / "models.txt")),
+        *("--num-classes", "3", "--img-size", "32", "--results-file", str(results_file)),
+    )
+    results = json.loads(results_file.read_text())
+    assert [result["model"] for result in results] == ["test_resnet", "dcnv1_resnet18"]
+    assert [line.split()[0] for line in table.splitlines()] == ["model", "test_resnet", "dcnv1_resnet18"]
+    for result, line in zip(results, table.splitlines()[1:], strict=True):
+        assert result["images"] == 7 and result["img_size"] == 32
+        assert float(line.split()[1]) == pytest.approx(result["top1"], abs=0.01)
+
+
+def test_checkpoint_decides_the_predictions_and_csv_holds_them(image_folder, tmp_path, monkeypatch, capsys):
+    model = timm.create_model("test_resnet", num_classes=3)
+    with torch.no_grad():
+        model.get_classifier().weight.zero_()
+        model.get_classifier().bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # always the dog: files 1 and 4
+    save_file(model.state_dict(), tmp_path / "dog.safetensors")
+    run_command(
+        monkeypatch,
+        capsys,
+        *("--data-dir", str(image_folder), "--model", "test_resnet", "--num-classes", "3"),
+        *("--checkpoint", str(tmp_path / "dog.safetensors"), "--img-size", "32", "--amp", "--channels-last"),
+        *("--results-file", str(tmp_path / "results.csv")),
+    )
+    with (tmp_path / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["top1"]) == pytest.approx(100 * 2 / 7)
+
+
+def test_results_file_of_another_kind_is_refused_before_the_work(image_folder, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=r"expected \.json or \.csv"):
+        run_command(
+            monkeypatch,
+            capsys,
+            *("--data-dir", str(image_folder), "--model", "no_such_model", "--results-file", "x.txt"),
+        )
+
+
+def test_model_names_of_an_empty_list_are_an_error():
+    with pytest.raises(ValueError, match="names no model"):
+        validate.model_names(None, " , ")
+    assert validate.model_names(None, "a, b,") == ["a", "b"]

@@ -1,0 +1,1 @@
+"""Training, evaluation and export scripts: run from the checkout, not installed."""

@@ -1,0 +1,109 @@
+"""The README card of published weights, written from the recipes and measurements of their runs."""
+
+from pathlib import Path
+from typing import Any
+
+from train.recipe import Recipe, load_recipe
+from train.results import read_log
+
+_CARD = """\
+---
+library_name: timm
+pipeline_tag: image-classification
+license: other
+license_name: training-data-terms
+tags:
+- image-classification
+- timm
+- deformable-convolution
+---
+# {name}
+
+`{model}` with {num_classes} classes: **{top1:.2f} % top-1, {top5:.2f} % top-5** on the {images:,} validation
+images of {data} (these float16 values, computed in float32, {img_size} px, every image once).
+
+```python
+import timm, dcn_backbones
+
+model = timm.create_model("{name}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+```
+
+## How it was made
+
+{phases}
+
+Each phase starts from the one before. Plain weights are converted exactly before the first deformable step:
+offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples.
+
+- Loss: cross-entropy with label smoothing {label_smoothing}
+- Optimizer: {opt}, momentum {momentum}, batch {batch_size}
+- Weight decay: {weight_decay}, none on vectors and biases
+- Learning rate: {sched} schedule; {offset_lr_scale}x in the branches that predict the offsets
+- Augmentation: crops of {smallest_crop:.0%} to {largest_crop:.0%} of the area, resized, and horizontal flips
+
+## Preprocessing
+
+{img_size}x{img_size} px, {interpolation}, centre crop {crop_pct:.0%}, mean {mean}, standard deviation {std}.
+
+## Terms
+
+Data: {terms}. The code is Apache-2.0; the weights carry the terms of the data that they were
+trained on.
+"""
+
+_PHASE_HEADER = """\
+| phase | model | epochs | size | learning rate | training images/s | top-1 % | top-5 % |
+|---|---|---|---|---|---|---|---|"""
+
+
+def training_history(run: Path) -> list[tuple[Recipe, list[dict[str, Any]]]]:
+    """The recipes and epoch logs behind a run, oldest first: `init_from` is followed from run to run."""
+    recipe = load_recipe(run / "recipe.yaml")
+    # epoch 0 is the evaluation before the first step
+    log = [record for record in read_log(run / "log.jsonl") if record["epoch"] > 0]
+    parent = Path(recipe.init_from).parent
+    is_run = bool(recipe.init_from) and (parent / "recipe.yaml").is_file()
+    return [*(training_history(parent) if is_run else []), (recipe, log)]
+
+
+def model_card(
+    name: str, recipe: Recipe, result: dict[str, float], history: list[tuple[Recipe, list[dict[str, Any]]]]
+) -> str:
+    """Markdown card of the weights `name` (`MODEL.TAG`) with the measured `result` of `evaluate`."""
+    rows = [_phase_row(number, *phase) for number, phase in enumerate(history, start=1)]
+    return _CARD.format(
+        name=name,
+        model=recipe.model,
+        num_classes=recipe.num_classes,
+        top1=result["top1"],
+        top5=result["top5"],
+        images=result["images"],
+        data=Path(recipe.data_dir).name,
+        img_size=recipe.img_size,
+        phases="\n".join([_PHASE_HEADER, *rows]),
+        label_smoothing=recipe.label_smoothing,
+        opt=recipe.opt,
+        momentum=recipe.momentum,
+        sched=recipe.sched,
+        smallest_crop=recipe.train_scale[0],
+        largest_crop=recipe.train_scale[1],
+        weight_decay=recipe.weight_decay,
+        batch_size=recipe.batch_size,
+        offset_lr_scale=recipe.offset_lr_scale,
+        interpolation=recipe.interpolation,
+        crop_pct=recipe.eval_crop_pct,
+        mean=recipe.mean,
+        std=recipe.std,
+        terms=recipe.data_terms or "not stated by the recipe",
+    )
+
+
+def _phase_row(number: int, recipe: Recipe, log: list[dict[str, Any]]) -> str:
+    speed = sum(record["train_images_per_second"] for record in log) / len(log)
+    last = log[-1]
+    return (
+        f"| {number} | {recipe.model} | {len(log)} | {recipe.img_size} px "
+        f"| {recipe.lr:g} to {recipe.min_lr:g} | {speed:.0f} "
+        f"| {last['val_top1']:.2f} | {last['val_top5']:.2f} |"
+    )

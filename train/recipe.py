@@ -1,0 +1,102 @@
+"""The settings of one training run, read from a YAML file and typed `key=value` overrides."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class Recipe:
+    """One training run. Sizes are pixels, rates are per optimizer step, durations are epochs."""
+
+    model: str = "dcnv2_resnet18"
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 1000
+    init_from: str = ""  # a safetensors file; plain ResNet weights are converted on loading
+
+    data_dir: str = "data"
+    train_split: str = "train"
+    val_split: str = "validation"
+    data_terms: str = ""  # what the data may be used for; travels with the weights
+    img_size: int = 224
+    train_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    random_erasing: float = 0.0
+    interpolation: str = "bilinear"
+    eval_crop_pct: float = 1.0
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    workers: int = 1
+
+    batch_size: int = 128
+    epochs: int = 10
+    opt: str = "sgd"  # timm's "sgd" is Nesterov momentum
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    offset_lr_scale: float = 0.1
+    sched: str = "cosine"
+    min_lr: float = 0.0
+    warmup_epochs: int = 0
+    warmup_lr: float = 1e-5
+    label_smoothing: float = 0.1
+    clip_grad: float = 0.0  # largest gradient norm, 0 for no clipping
+
+    device: str = "cpu"
+    threads: int = 0  # 0 leaves torch's choice
+    amp: bool = True  # bfloat16 autocast
+    channels_last: bool = True
+    seed: int = 42
+
+
+def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides.
+
+    Raises ValueError for an unknown key, a value of another type than the key's, or an override
+    without an equals sign.
+    """
+    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}, expected recipe keys with values")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"override {override!r} has no '=', expected key=value")
+        settings[key] = yaml.safe_load(value) if value else ""
+    return make_recipe(settings)
+
+
+def make_recipe(settings: dict[str, Any]) -> Recipe:
+    """Check every key and type of `settings` and return the recipe; raises ValueError."""
+    types = typing.get_type_hints(Recipe)
+    for key in settings:
+        if key not in types:
+            raise ValueError(f"unknown recipe key {key!r}, the known ones are: {', '.join(sorted(types))}")
+    return Recipe(**{key: _checked(key, value, types[key]) for key, value in settings.items()})
+
+
+def _checked(key: str, value: Any, expected: Any) -> Any:
+    origin = typing.get_origin(expected) or expected
+    if origin is list and isinstance(value, list):
+        item_type = typing.get_args(expected)[0]
+        return [_checked(key, item, item_type) for item in value]
+    if origin is float and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-3 (no dot) as a string.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"recipe key {key!r} is {value!r}, expected {getattr(expected, '__name__', expected)}")
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the recipe with every default filled in."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False), encoding="utf-8")

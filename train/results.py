@@ -1,0 +1,71 @@
+"""Result files, the log of a training run, and the table of several evaluated models."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary one beside it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The same values under prefixed names."""
+    return {f"{prefix}{name}": value for name, value in values.items()}
+
+
+class TrainingLog:
+    """One JSON record a line, printed and written; continues a file with its first `epochs` epochs."""
+
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path = path
+        self.records = [record for record in read_log(path) if record["epoch"] <= epochs] if epochs else []
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Print the record and write the file anew."""
+        self.records.append(record)
+        print(json.dumps(record), flush=True)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a training log."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_results_file(path: Path) -> None:
+    """Raise ValueError unless the file name ends in .json or .csv."""
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"results file {str(path)!r} ends in {path.suffix!r}, expected .json or .csv")
+
+
+def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Write one record for each model as a JSON list or CSV rows, by the file's suffix."""
+    check_results_file(path)
+    if path.suffix == ".json":
+        text = json.dumps(list(results), indent=2) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(results[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(results)
+        text = buffer.getvalue()
+    write_text(path, text)
+
+
+def format_table(results: Sequence[dict[str, Any]]) -> str:
+    """A header, then one line for each model."""
+    width = max(len("model"), *(len(result["model"]) for result in results))
+    lines = [f"{'model':<{width}}  top-1 %  top-5 %    loss  images/s  params (M)"]
+    for result in results:
+        accuracy = f"{result['top1']:7.2f}  {result['top5']:7.2f}  {result['loss']:6.3f}"
+        cost = f"{result['images_per_second']:8.1f}  {result['parameters_millions']:10.2f}"
+        lines.append(f"{result['model']:<{width}}  {accuracy}  {cost}")
+    return "\n".join(lines)

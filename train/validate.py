@@ -1,0 +1,108 @@
+"""Evaluate classifiers on labelled images: top-1, top-5, loss and speed.
+
+python train/validate.py --data-dir PATH --model dcnv2_resnet18 --pretrained
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dcn_backbones  # noqa: F401  (registers the models)
+from train.checkpoint import load_weights
+from train.data import create_eval_loader, open_dataset
+from train.evaluate import evaluate
+from train.results import check_results_file, format_table, write_results
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; options left out follow the model's own configuration."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument("--model", help="a timm model name, hf-hub: and local-dir: included")
+    models.add_argument(
+        "--model-list", help="several names: separated by commas, or a text file with one a line"
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--pretrained", action="store_true", help="the model's pretrained weights")
+    weights.add_argument("--checkpoint", help="a weight file")
+    parser.add_argument("--num-classes", type=int, help="size of the classifier")
+    parser.add_argument(
+        "--data-dir", required=True, help="folder of class folders, tar file, parquet folder, or hfds/NAME"
+    )
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--img-size", type=int, help="height and width in pixels")
+    parser.add_argument("--crop-pct", type=float, help="side of the centre crop over the resized side")
+    parser.add_argument("--interpolation", help="bilinear or bicubic, for instance")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=1, help="processes that load images")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--channels-last", action="store_true", help="channels-last memory format")
+    parser.add_argument("--results-file", type=Path, help="where to write the results, .json or .csv")
+    return parser.parse_args()
+
+
+def model_names(model: str | None, model_list: str | None) -> list[str]:
+    """The names of `--model`, or of `--model-list`: a file of lines (`#` comments) or a comma list."""
+    if model:
+        return [model]
+    path = Path(model_list)
+    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else model_list.split(",")
+    names = [name.partition("#")[0].strip() for name in names]
+    if not any(names):
+        raise ValueError(f"model list {model_list!r} names no model, expected at least one")
+    return [name for name in names if name]
+
+
+def create_model(name: str, arguments: argparse.Namespace) -> nn.Module:
+    """The model with its weights, on the device and in the memory format asked for."""
+    size = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+    model = timm.create_model(name, pretrained=arguments.pretrained, **size)
+    if arguments.checkpoint:
+        load_weights(model, arguments.checkpoint)
+    memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    return model.to(arguments.device, memory_format=memory_format)
+
+
+def validate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate one model; returns its name, size, preprocessing and what `evaluate` measured."""
+    model = create_model(name, arguments)
+    data_config = resolve_data_config(vars(arguments), model=model, use_test_size=True)
+    device = torch.device(arguments.device)
+    dataset = open_dataset(arguments.data_dir, arguments.split)
+    loader = create_eval_loader(dataset, data_config, arguments.batch_size, arguments.workers, device)
+    measured = evaluate(model, loader, device, arguments.amp, arguments.channels_last, description=name)
+    return {
+        "model": name,
+        **measured,
+        "parameters_millions": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        "img_size": data_config["input_size"][-1],
+        "crop_pct": data_config["crop_pct"],
+        "interpolation": data_config["interpolation"],
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.results_file:
+        check_results_file(arguments.results_file)
+    results = []
+    for name in model_names(arguments.model, arguments.model_list):
+        results.append(validate(name, arguments))
+        if arguments.results_file:  # after every model, so that a later failure loses nothing
+            write_results(arguments.results_file, results)
+    print(format_table(results))
+
+
+if __name__ == "__main__":
+    main()
