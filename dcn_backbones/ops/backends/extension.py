@@ -17,7 +17,7 @@ _library.define(
 
 # Imported after the schemas are defined, since importing registers the kernels behind them.
 try:
-    from dcn_backbones import _C  # noqa: F401
+    import dcn_backbones._C  # noqa: F401
 
     _import_error = None
 except ImportError as error:
