@@ -7,7 +7,7 @@ BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: demo test test-oldest bench lint format wheel install clean
+.PHONY: demo test test-oldest fuzz bench lint format wheel install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,10 @@ test-oldest: wheel $(OLDEST)/ready
 	$(OLDEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	rm -rf $(OLDEST)/checkout && mkdir $(OLDEST)/checkout && cp -r tests $(OLDEST)/checkout
 	cd $(OLDEST)/checkout && $(CURDIR)/$(OLDEST)/bin/python -m pytest tests/ops tests/layers
+
+# The property-based comparison with the reference, at length.
+fuzz: install
+	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
 
 bench: install
 	$(BIN)/python -m benchmarks.deform_conv2d
@@ -54,7 +58,7 @@ $(VENV)/ready: $(BUILD_INPUTS) | $(VENV)/bin/pip
 	touch $@
 
 $(OLDEST)/ready: pyproject.toml dist/ready | $(OLDEST)/bin/pip
-	$(OLDEST)/bin/pip install dist/*.whl 'torch==2.11.*' 'torchvision==0.26.*' pytest
+	$(OLDEST)/bin/pip install dist/*.whl 'torch==2.11.*' 'torchvision==0.26.*' pytest hypothesis
 	touch $@
 
 %/bin/pip:
