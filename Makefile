@@ -7,7 +7,7 @@ BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: demo test test-oldest fuzz bench lint format wheel install clean
+.PHONY: demo test test-oldest fuzz sanitize bench lint format wheel install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,15 @@ test-oldest: wheel $(OLDEST)/ready
 # The property-based comparison with the reference, at length.
 fuzz: install
 	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
+
+# The operator's tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: export OMP_WAIT_POLICY := PASSIVE
+sanitize: install
+	rm -rf build/sanitize && mkdir -p build/sanitize/checkout && cp -r tests build/sanitize/checkout
+	DCN_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	cd build/sanitize/checkout && PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest -k 'not processes' tests/ops
 
 bench: install
 	$(BIN)/python -m benchmarks.deform_conv2d

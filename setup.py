@@ -3,6 +3,7 @@
 Without a working C++ compiler, or without torch, the package installs as pure Python and the build says so.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,10 @@ COMPILE_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
+# For `make sanitize`; a violation ends the process.
+SANITIZERS = (
+    ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if "DCN_SANITIZE" in os.environ else []
+)
 
 
 def files(*patterns: str) -> list[str]:
@@ -39,7 +44,8 @@ def cpu_extension():
         "dcn_backbones._C",
         files("*.cpp", "cpu/*.cpp"),
         depends=files("*.h", "cpu/*.h", "cpu/*.inc"),
-        extra_compile_args={"cxx": COMPILE_FLAGS},
+        extra_compile_args={"cxx": COMPILE_FLAGS + SANITIZERS},
+        extra_link_args=SANITIZERS,
         py_limited_api=True,
     )
 
