@@ -20,7 +20,7 @@ tags:
 # {name}
 
 `{model}` with {num_classes} classes: **{top1:.2f} % top-1, {top5:.2f} % top-5** on the {images:,} validation
-images of {data} (these float16 values, computed in float32, {img_size} px, every image once).
+images of {data} (these float16 values, computed in float32, {img_size} px, every image once).{size_note}
 
 ```python
 import timm, dcn_backbones
@@ -81,6 +81,7 @@ def model_card(
         images=result["images"],
         data=Path(recipe.data_dir).name,
         img_size=recipe.img_size,
+        size_note=_size_note(recipe.img_size, history[-1][0].img_size),
         phases="\n".join([_PHASE_HEADER, *rows]),
         label_smoothing=recipe.label_smoothing,
         opt=recipe.opt,
@@ -97,6 +98,12 @@ def model_card(
         std=recipe.std,
         terms=recipe.data_terms or "not stated by the recipe",
     )
+
+
+def _size_note(size: int, training_size: int) -> str:
+    if size == training_size:
+        return ""
+    return f"\nTraining ended at {training_size} px; the size for use was chosen on these validation images."
 
 
 def _phase_row(number: int, recipe: Recipe, log: list[dict[str, Any]]) -> str:

@@ -160,11 +160,10 @@ class DeformConv2d(nn.Module):
     def _predict_sampling(self, input: Tensor) -> Tensor:
         """Output of ``conv_offset``, in float32 or better: what follows must not round positions further.
 
-        Under autocast the convolution itself runs in the half type. Measured with bfloat16 on a ResNet-50 of
-        random weights and offsets of one pixel on average (four photographs of 128 px, one CPU thread), the
-        error of the logits is 9.2 % of their spread, and 8.9 % with this convolution in float32 (float16: 2.9
-        and 2.8 %). Both take the same time (49 and 50 ms forward, 188 and 185 ms with backward), but float32
-        keeps a copy of the input of its own for the backward pass.
+        Under autocast the convolution itself runs in the half type. Measured with the embedded weights of
+        ``dcnv2_resnet18`` on their 4,999 validation images in bfloat16 (128 px, one run, one CPU thread): the
+        error of the logits is 0.54 % of their spread with this convolution in either type, the top-1 accuracy
+        55.99 % and 55.95 % with it in float32 (55.83 % without autocast), at 145 and 130 images/s.
         """
         return _at_least_float32(self.conv_offset(input))
 
