@@ -43,6 +43,7 @@ def test_exported_folder_is_what_timm_loads(finished_run, image_folder, tmp_path
 
     card = (output / "README.md").read_text()
     assert f"**{result['top1']:.2f} % top-1" in card and "Data: ours." in card
+    assert "Training ended at 32 px" in card
     assert "| 1 | resnet18 | 1 | 32 px" in card and "| 2 | dcnv2_resnet18 | 1 | 32 px" in card
 
 
