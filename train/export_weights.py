@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dcn_backbones  # noqa: F401  (registers the models)
 from train.card import model_card, training_history
 from train.checkpoint import WEIGHTS
+from train.command import run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.evaluate import evaluate
 from train.recipe import Recipe, load_recipe
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from train import checkpoint
+from train.command import run_command
 from train.data import create_eval_loader, create_train_loader, eval_data_config, open_dataset
 from train.evaluate import evaluate
 from train.offsets import offset_statistics
@@ -142,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from train.checkpoint import load_weights
+from train.command import run_command
 from train.data import create_eval_loader, open_dataset
 from train.evaluate import evaluate
 from train.results import check_results_file, format_table, write_results
@@ -105,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
