@@ -38,7 +38,7 @@ sanitize: install
 		$(BIN)/python -m pytest -k 'not processes' tests/ops
 
 bench: install
-	$(BIN)/python -m benchmarks.deform_conv2d
+	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json
 
 lint: install
 	$(BIN)/ruff check .

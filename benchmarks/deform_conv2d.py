@@ -6,15 +6,12 @@ a peer's result differs from ours nothing is reported: a fast wrong answer has n
 """
 
 import argparse
-import json
 import math
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from . import machine, peers, shapes
+from . import peers, report, shapes
 from .timing import interleaved
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -31,7 +28,7 @@ def main() -> None:
     summary = _geometric_means(rows)
     print("geometric mean of the ratios to ours: " + _ratios(summary))
     if arguments.output:
-        _write(arguments.output, vars(arguments), rows, summary)
+        report.write(arguments.output, vars(arguments), {"ratios": summary, "rows": rows})
 
 
 def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool, repeats: int) -> dict:
@@ -46,7 +43,7 @@ def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool,
     if dtype == torch.float32 and not backward:
         peer = peers.onnxruntime_peer(shape, contiguous, torch.get_num_threads())
         functions["onnxruntime"] = (peer, contiguous)
-    _refuse_differences(functions, TOLERANCE[dtype], shape)
+    refuse_differences(functions, TOLERANCE[dtype], shape)
     functions["conv2d channels-last"] = (peers.plain(shape), channels_last)
     functions["conv2d contiguous"] = (peers.plain(shape), contiguous)
     run = _forward_and_backward if backward else _forward
@@ -66,7 +63,8 @@ def _forward_and_backward(function, tensors: peers.Tensors) -> None:
     torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
 
 
-def _refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -> None:
+def refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -> None:
+    """End the run when a function's result on its tensors is not the first one's."""
     results = {name: function(tensors).float() for name, (function, tensors) in functions.items()}
     first, expected = next(iter(results.items()))
     for name, result in results.items():
@@ -105,15 +103,6 @@ def _chosen_shapes(names: str) -> list[shapes.Shape]:
     sets = {"resnet": shapes.RESNET, "resnext": shapes.RESNEXT, "detection": shapes.DETECTION}
     sets["all"] = [shape for members in list(sets.values()) for shape in members]
     return sets[names]
-
-
-def _write(path: Path, settings: dict, rows: list[dict], summary: dict) -> None:
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    report = {"date": date, "machine": machine.facts(), "settings": settings, "ratios": summary, "rows": rows}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def _arguments() -> argparse.Namespace:

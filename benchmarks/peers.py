@@ -41,6 +41,14 @@ def deformable(backend: str, shape: Shape) -> Callable[[Tensors], Tensor]:
     return call
 
 
+def public_function(name: str) -> Callable[[Tensors], Tensor]:
+    """What a user calls, by itself: our public function, or torchvision's."""
+    import torchvision
+
+    function = torchvision.ops.deform_conv2d if name == "torchvision" else deform_conv2d
+    return lambda t: function(t["input"], t["offset"], t["weight"], padding=1, mask=t["mask"])
+
+
 def plain(shape: Shape) -> Callable[[Tensors], Tensor]:
     def call(t: Tensors) -> Tensor:
         return torch.nn.functional.conv2d(

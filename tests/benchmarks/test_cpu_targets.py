@@ -1,0 +1,36 @@
+"""The table of targets says pass where a figure is within its limit, and miss elsewhere."""
+
+import sys
+
+import pytest
+import torch
+
+from benchmarks import memory, models, peers, shapes
+from benchmarks.cpu_targets import Target
+
+needs_own = pytest.mark.skipif("extension" not in peers.own_backends(), reason="the extension is not built")
+
+
+@pytest.mark.parametrize(
+    ("figure", "at_least", "word"), [(1.5, False, "pass"), (1.6, False, "MISS"), (1.4, True, "MISS")]
+)
+def test_a_line_says_pass_or_miss(figure, at_least, word):
+    target = Target("forward", figure, 1.5, at_least)
+    assert target.line().startswith(word) and target.passes == (word == "pass")
+
+
+@needs_own
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_the_workspace_does_not_grow_with_the_batch():
+    """Columns of the whole batch would be 9 times the input: 28 MiB here, 113 MiB for the larger batch."""
+    shape = shapes.Shape(64, (56, 56))
+    small, large = (memory.workspace_mib(shape, batch) for batch in (4, 16))
+    assert large < small + 2 and large * torch.get_num_threads() < 28
+
+
+def test_models_are_compared_on_the_same_images():
+    row = models.measure("dcnv2_resnet18", "resnet18", 32, 2, True, repeats=2)
+    assert row["name"] == "dcnv2_resnet18, 32 px, training"
+    speeds = row["images_per_second"]
+    assert row["plain"] == pytest.approx(speeds["deformable"] / speeds["plain"])
+    assert row["torchvision"] == pytest.approx(speeds["deformable"] / speeds["torchvision"])
