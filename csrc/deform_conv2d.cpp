@@ -24,9 +24,12 @@ ScalarType accumulate_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// float16 has no kernels of its own, and bfloat16 only where the processor multiplies it natively.
-ScalarType compute_type(ScalarType type) {
-  const bool native = type != ScalarType::Half && (type != ScalarType::BFloat16 || has_native_bfloat16_cpu());
+// float16 has no kernels of its own, and bfloat16 only where the processor multiplies it natively, by pairs
+// of neighbouring channels.
+ScalarType compute_type(ScalarType type, const DeformConv2dParams& p) {
+  const bool pairs = p.group_channels() % 2 == 0 && p.group_out_channels() % 2 == 0;
+  const bool native =
+      type != ScalarType::Half && (type != ScalarType::BFloat16 || (pairs && has_native_bfloat16_cpu()));
   return native ? type : ScalarType::Float;
 }
 
@@ -44,15 +47,18 @@ Tensor channels_last(const Tensor& tensor, ScalarType type) {
   return torch::stable::contiguous(convert(tensor, type), MemoryFormat::ChannelsLast);
 }
 
-Tensor empty_channels_last(const std::vector<int64_t>& sizes, ScalarType type) {
-  return torch::stable::empty(sizes, type, std::nullopt, std::nullopt, std::nullopt,
-                              MemoryFormat::ChannelsLast);
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, MemoryFormat format) {
+  return torch::stable::empty(sizes, type, std::nullopt, std::nullopt, std::nullopt, format);
 }
 
-Tensor zeros_channels_last(const Tensor& like, ScalarType type) {
+Tensor empty_like(const Tensor& like, ScalarType type, MemoryFormat format) {
   const auto sizes = like.sizes();
-  Tensor zeros = empty_channels_last({sizes.begin(), sizes.end()}, type);
-  return torch::stable::zero_(zeros);
+  return empty({sizes.begin(), sizes.end()}, type, format);
+}
+
+// The format in which a gradient of this tensor is wanted.
+MemoryFormat memory_format(const Tensor& t) {
+  return t.stride(1) < t.stride(3) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
 Strides4 strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
@@ -122,6 +128,14 @@ void check_params(const DeformConv2dParams& p, const Tensor& offset, const std::
   if (mask) check_sizes("mask", *mask, {p.batch, samples, p.out_height, p.out_width});
 }
 
+DeformConv2dParams checked_params(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                                  const std::optional<Tensor>& mask, const Geometry& geometry) {
+  check_type(input);
+  const DeformConv2dParams params = make_params(input, offset, weight, geometry);
+  check_params(params, offset, mask, weight);
+  return params;
+}
+
 // One call's tensors in the types and layouts that the kernels read; they own what `params` points to.
 struct Arguments {
   DeformConv2dParams params;
@@ -131,16 +145,16 @@ struct Arguments {
 
   Arguments(const Tensor& input_, const Tensor& offset_, const Tensor& weight_,
             const std::optional<Tensor>& mask_, const Geometry& geometry)
-      : params(make_params(input_, offset_, weight_, geometry)),
-        type((check_type(input_), compute_type(input_.scalar_type()))),
+      : params(checked_params(input_, offset_, weight_, mask_, geometry)),
+        type(compute_type(input_.scalar_type(), params)),
         accumulate(accumulate_type(type)),
         input(channels_last(input_, type)),
-        weight(channels_last(weight_, type)),
+        weight(convert(weight_, type)),
         offset(convert(offset_, accumulate)) {
-    check_params(params, offset_, mask_, weight_);
     params.element_type = element_type(type);
     params.input = input.const_data_ptr();
     params.weight = weight.const_data_ptr();
+    params.weight_strides = strides(weight);
     params.offset = offset.const_data_ptr();
     params.offset_strides = strides(offset);
     if (!mask_) return;
@@ -156,14 +170,14 @@ Tensor forward_cpu(const Tensor& input, const Tensor& offset, const Tensor& weig
                    const std::vector<int64_t>& dilation) {
   Arguments arguments(input, offset, weight, mask, {stride, padding, dilation});
   DeformConv2dParams& p = arguments.params;
-  std::optional<Tensor> converted_bias;
+  std::optional<Tensor> converted_bias;  // added to the sums, hence in their type
   if (bias) {
     check_sizes("bias", *bias, {p.out_channels});
-    converted_bias = torch::stable::contiguous(convert(*bias, arguments.type));
+    converted_bias = torch::stable::contiguous(convert(*bias, arguments.accumulate));
     p.bias = converted_bias->const_data_ptr();
   }
   const Tensor output =
-      empty_channels_last({p.batch, p.out_channels, p.out_height, p.out_width}, arguments.type);
+      empty({p.batch, p.out_channels, p.out_height, p.out_width}, arguments.type, MemoryFormat::ChannelsLast);
   p.output = output.mutable_data_ptr();
   if (output.numel() > 0) deform_conv2d_forward_cpu(p);
   return convert(output, input.scalar_type());
@@ -182,20 +196,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_outpu
   const Tensor grad_rows = channels_last(grad_output, arguments.type);
   p.grad_output = grad_rows.const_data_ptr();
 
-  const auto result = [&](bool needed, const Tensor& like, void*& pointer) {
+  const bool work = grad_output.numel() > 0;
+  const auto result = [&](bool needed, const Tensor& like, MemoryFormat format, bool zeroed, void*& pointer) {
     if (!needed) return torch::stable::empty({0}, arguments.accumulate);
-    Tensor gradient = zeros_channels_last(like, arguments.accumulate);
+    Tensor gradient = empty_like(like, arguments.accumulate, format);
+    if (zeroed || !work) torch::stable::zero_(gradient);
     pointer = gradient.mutable_data_ptr();
     return gradient;
   };
-  const Tensor grad_input = result(needs[0], input, p.grad_input);
-  const Tensor grad_offset = result(needs[1], offset, p.grad_offset);
-  const Tensor grad_weight = result(needs[2], weight, p.grad_weight);
-  const Tensor grad_mask = result(needs[3] && mask, mask.value_or(offset), p.grad_mask);
-  if (grad_output.numel() > 0) deform_conv2d_backward_cpu(p);
+  const MemoryFormat channels_last = MemoryFormat::ChannelsLast;
+  const Tensor grad_input = result(needs[0], input, channels_last, true, p.grad_input);
+  const Tensor grad_offset = result(needs[1], offset, channels_last, false, p.grad_offset);
+  const Tensor grad_weight = result(needs[2], weight, memory_format(weight), false, p.grad_weight);
+  const Tensor grad_mask = result(needs[3] && mask, mask.value_or(offset), channels_last, false, p.grad_mask);
+  if (p.grad_weight) p.grad_weight_strides = strides(grad_weight);
+  if (work) deform_conv2d_backward_cpu(p);
   return {convert(grad_input, input.scalar_type()), convert(grad_offset, offset.scalar_type()),
-          torch::stable::contiguous(convert(grad_weight, weight.scalar_type())),
-          convert(grad_mask, offset.scalar_type())};
+          convert(grad_weight, weight.scalar_type()), convert(grad_mask, offset.scalar_type())};
 }
 
 }  // namespace

@@ -25,23 +25,30 @@ struct DeformConv2dParams {
   int64_t groups, offset_groups;
 
   const void* input;   // [N, H, W, C_in]
-  const void* weight;  // [C_out, K, C_in / groups]
+  const void* weight;  // [C_out, C_in / groups, kh, kw], strided
   const void* bias;    // [C_out], forward only
   const void* offset;  // [N, 2 * offset_groups * K, H_out, W_out], accumulate type, strided
   const void* mask;    // [N, offset_groups * K, H_out, W_out], accumulate type, strided
-  Strides4 offset_strides, mask_strides;
+  Strides4 weight_strides, offset_strides, mask_strides;
 
   void* output;             // [N, H_out, W_out, C_out], forward only
   const void* grad_output;  // [N, H_out, W_out, C_out], backward only, as all below
   void* grad_input;         // [N, H, W, C_in], accumulate type, zeroed by the caller
-  void* grad_weight;        // [C_out, K, C_in / groups], accumulate type, zeroed by the caller
+  void* grad_weight;        // [C_out, C_in / groups, kh, kw], accumulate type, strided
   void* grad_offset;        // [N, H_out, W_out, 2 * offset_groups * K], accumulate type
   void* grad_mask;          // [N, H_out, W_out, offset_groups * K], accumulate type
+  Strides4 grad_weight_strides;
 
   int64_t taps() const { return kernel_height * kernel_width; }
   int64_t positions() const { return out_height * out_width; }  // of one image
   int64_t group_channels() const { return in_channels / groups; }
-  int64_t column_length() const { return taps() * in_channels; }  // [groups, K, C_in / groups]
+  int64_t group_out_channels() const { return out_channels / groups; }
+  int64_t column_length() const { return taps() * in_channels; }  // [K, C_in]
+
+  // Of a tap's element in a tensor of the weight's shape.
+  int64_t tap_offset(int64_t tap, const Strides4& strides) const {
+    return tap / kernel_width * strides.row + tap % kernel_width * strides.column;
+  }
 };
 
 void deform_conv2d_forward_cpu(const DeformConv2dParams& params);

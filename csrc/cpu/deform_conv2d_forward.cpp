@@ -1,5 +1,5 @@
 // Forward: gather a block of positions into columns, multiply by the weight, blocks in parallel.
-#include "torch_products.h"
+#include "products.h"
 
 namespace dcn::cpu {
 namespace {
@@ -7,33 +7,51 @@ namespace {
 template <typename Element>
 class ForwardBlocks {
  public:
+  using Real = Accumulate<Element>;
+
   explicit ForwardBlocks(const DeformConv2dParams& p)
-      : p_(p), positions_(p.batch * p.positions()), products_(p, Direction::forward) {
-    const int64_t threads = torch::stable::get_num_threads();
-    rows_ = block_rows<Element>(p, 1, (positions_ + threads - 1) / threads);
-  }
+      : p_(p),
+        positions_(p.batch * p.positions()),
+        rows_(even_block_rows(p.column_length() * sizeof(Element), positions_,
+                              torch::stable::get_num_threads())),
+        products_(p, Direction::forward) {}
 
   int64_t count() const { return (positions_ + rows_ - 1) / rows_; }
 
   void run(int64_t first_block, int64_t last_block) const {
     const auto columns = uninitialized<Element>(rows_ * p_.column_length());
-    const auto samples = uninitialized<Sample<Accumulate<Element>>>(rows_ * p_.offset_groups * p_.taps());
+    const auto samples = uninitialized<Sample<Real>>(rows_ * p_.offset_groups * p_.taps());
+    const auto sums = uninitialized<Real>(kSumsAreOutput ? 0 : rows_ * p_.out_channels);
     const auto zeros = zero_row<Element>(p_);
     const int64_t last = std::min(last_block * rows_, positions_);
     for (int64_t first = first_block * rows_; first < last; first += rows_) {
       const int64_t rows = std::min(rows_, last - first);
       kernels_.locate(p_, first, rows, samples.get());
       kernels_.gather(p_, samples.get(), rows, zeros.get(), columns.get());
-      products_.output(columns.get(), first, rows);
+      multiply(columns.get(), first, rows, sums.get());
     }
   }
 
  private:
+  static constexpr bool kSumsAreOutput = std::is_same_v<Element, Real>;
+
+  void multiply(const Element* columns, int64_t first, int64_t rows, Real* sums) const {
+    Element* output = static_cast<Element*>(p_.output) + first * p_.out_channels;
+    if constexpr (kSumsAreOutput) sums = output;
+    if (p_.bias) fill_with_bias(rows, sums);
+    products_.output(columns, rows, p_.bias != nullptr, sums);
+    if constexpr (!kSumsAreOutput) kernels_.narrow(sums, rows * p_.out_channels, output);
+  }
+
+  void fill_with_bias(int64_t rows, Real* sums) const {
+    const Real* bias = static_cast<const Real*>(p_.bias);
+    for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, p_.out_channels, sums + row * p_.out_channels);
+  }
+
   const DeformConv2dParams& p_;
   const SamplingKernels<Element>& kernels_ = sampling_kernels<Element>();
-  const int64_t positions_;
+  const int64_t positions_, rows_;
   const Products<Element> products_;
-  int64_t rows_;
 };
 
 template <typename Element>

@@ -29,7 +29,7 @@ struct Sample {
 };
 
 // Rows are output positions, counted from `first_position` of the flattened (image, y, x) order.
-// columns and grad_columns: [rows, groups, K, C_in / groups]; samples: [rows, offset_groups, K].
+// columns and grad_columns: [rows, K, C_in]; samples: [rows, offset_groups, K].
 // zeros: C_in zeros, what a corner outside the image holds.
 template <typename Element>
 struct SamplingKernels {
@@ -42,43 +42,58 @@ struct SamplingKernels {
 
   // Writes grad_offset and grad_mask at the rows' positions; columns too unless null.
   void (*gather_backward)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t first_position,
-                          int64_t rows, const Element* zeros, const Element* grad_columns, Element* columns);
+                          int64_t rows, const Element* zeros, const Real* grad_columns, Element* columns);
 
   // Adds into grad_input, channels [first_channel, last_channel) only.
   void (*scatter)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t rows, int64_t first_channel,
-                  int64_t last_channel, const Element* grad_columns);
+                  int64_t last_channel, const Real* grad_columns);
 
-  void (*add)(const Element* values, int64_t count, Real* sum);
+  void (*narrow)(const Real* values, int64_t count, Element* result);
 };
 
-// A left-hand matrix in memory, element (row, k) at data[row * row_stride + k * depth_stride].
-template <typename Real>
+// Elements that one step of a product's depth multiplies: bfloat16 products take pairs of neighbours in
+// depth.
+template <typename Element>
+constexpr int64_t kTogether = std::is_same_v<Element, BFloat16> ? 2 : 1;
+
+// A left-hand matrix in memory. Its depth is `segments` runs of `depth` steps; strides are in elements, and
+// the elements of a step lie side by side.
+template <typename Element>
 struct Matrix {
-  const Real* data;
-  int64_t row_stride, depth_stride;
+  const Element* data;
+  int64_t row_stride;
+  int64_t depth, depth_stride;
+  int64_t segments = 1, segment_stride = 0;
 };
 
-// Matrix products for float and double. The right-hand matrix is packed into panels of a few vectors' width
-// first: `packed_size` elements, zero-padded on the right.
-template <typename Real>
+// Matrix products with sums in the accumulate type. The right-hand matrix is packed first, into panels one or
+// two vectors wide: [panels, depth in steps, panel width, elements of a step].
+template <typename Element>
 struct GemmKernels {
-  int64_t panel;  // columns in a panel
+  using Real = Accumulate<Element>;
 
-  int64_t (*packed_size)(int64_t depth, int64_t columns);
+  int64_t lanes;  // of a vector of sums
 
-  // Packs b, element (k, column) at b[k * depth_stride + column * column_stride].
-  void (*pack)(const Real* b, int64_t depth, int64_t columns, int64_t depth_stride, int64_t column_stride,
-               Real* packed);
+  int64_t (*panel_width)(int64_t columns);
+
+  // Packs into one panel b, element (k, column) at b[k * depth_stride + column * column_stride]. Elements are
+  // counted, not steps; what is missing of the last step is zero. Columns to the right are left alone.
+  void (*pack)(const Element* b, int64_t depth, int64_t columns, int64_t depth_stride, int64_t column_stride,
+               int64_t panel, Element* packed);
 
   // c = a b, or c += a b to accumulate; a is [rows, depth], b [depth, columns], c [rows, columns].
-  void (*multiply)(Matrix<Real> a, int64_t rows, int64_t depth, int64_t columns, const Real* packed,
-                   bool accumulate, Real* c, int64_t c_stride);
+  void (*multiply)(const Matrix<Element>& a, int64_t rows, int64_t columns, int64_t panel,
+                   const Element* packed, bool accumulate, Real* c, int64_t c_stride);
 };
 
 template <typename Element>
 const SamplingKernels<Element>& sampling_kernels();
 
-template <typename Real>
-const GemmKernels<Real>& gemm_kernels();
+template <typename Element>
+const GemmKernels<Element>& gemm_kernels();
+
+#define DCN_INSTANTIATE_KERNELS(Element)                                \
+  template const SamplingKernels<Element>& sampling_kernels<Element>(); \
+  template const GemmKernels<Element>& gemm_kernels<Element>();
 
 }  // namespace dcn::cpu

@@ -17,6 +17,8 @@
 namespace dcn::cpu::avx2 {
 #include "gemm.inc"
 #include "sampling.inc"
+DCN_INSTANTIATE_KERNELS(double)
+DCN_INSTANTIATE_KERNELS(float)
 }  // namespace dcn::cpu::avx2
 
 #if defined(__clang__)

@@ -18,6 +18,8 @@
 namespace dcn::cpu::avx512 {
 #include "gemm.inc"
 #include "sampling.inc"
+DCN_INSTANTIATE_KERNELS(double)
+DCN_INSTANTIATE_KERNELS(float)
 }  // namespace dcn::cpu::avx512
 
 #if defined(__clang__)

@@ -1,4 +1,5 @@
 // Kernels for the compiler's default instruction set, and the choice at run time.
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels.h"
@@ -10,8 +11,8 @@
   namespace instruction_set {                         \
   template <typename Element>                         \
   const SamplingKernels<Element>& sampling_kernels(); \
-  template <typename Real>                            \
-  const GemmKernels<Real>& gemm_kernels();            \
+  template <typename Element>                         \
+  const GemmKernels<Element>& gemm_kernels();         \
   }
 
 namespace dcn::cpu {
@@ -19,11 +20,14 @@ namespace dcn::cpu {
 namespace generic {
 #include "gemm.inc"
 #include "sampling.inc"
+DCN_INSTANTIATE_KERNELS(double)
+DCN_INSTANTIATE_KERNELS(float)
 }  // namespace generic
 
 #if defined(__x86_64__)
 DCN_DECLARE_KERNELS(avx2)
 DCN_DECLARE_KERNELS(avx512)
+DCN_DECLARE_KERNELS(avx512_bf16)
 
 static bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -42,19 +46,43 @@ const SamplingKernels<Element>& sampling_kernels() {
   return generic::sampling_kernels<Element>();
 }
 
-template <typename Real>
-const GemmKernels<Real>& gemm_kernels() {
+template <typename Element>
+const GemmKernels<Element>& gemm_kernels() {
 #if defined(__x86_64__)
-  if (has_avx512()) return avx512::gemm_kernels<Real>();
-  if (has_avx2()) return avx2::gemm_kernels<Real>();
+  if (has_avx512()) return avx512::gemm_kernels<Element>();
+  if (has_avx2()) return avx2::gemm_kernels<Element>();
 #endif
-  return generic::gemm_kernels<Real>();
+  return generic::gemm_kernels<Element>();
 }
 
-template const SamplingKernels<double>& sampling_kernels<double>();
-template const SamplingKernels<float>& sampling_kernels<float>();
-template const SamplingKernels<BFloat16>& sampling_kernels<BFloat16>();
-template const GemmKernels<double>& gemm_kernels<double>();
-template const GemmKernels<float>& gemm_kernels<float>();
+DCN_INSTANTIATE_KERNELS(double)
+DCN_INSTANTIATE_KERNELS(float)
+
+// Asked for only where has_native_bfloat16_cpu().
+template <>
+const SamplingKernels<BFloat16>& sampling_kernels<BFloat16>() {
+#if defined(__x86_64__)
+  return avx512_bf16::sampling_kernels<BFloat16>();
+#else
+  std::abort();
+#endif
+}
+
+template <>
+const GemmKernels<BFloat16>& gemm_kernels<BFloat16>() {
+#if defined(__x86_64__)
+  return avx512_bf16::gemm_kernels<BFloat16>();
+#else
+  std::abort();
+#endif
+}
 
 }  // namespace dcn::cpu
+
+bool dcn::has_native_bfloat16_cpu() {
+#if defined(__x86_64__)
+  return cpu::has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}

@@ -13,12 +13,17 @@ namespace dcn::cpu {
 constexpr int64_t kWorkspaceBytes = 2 << 20;
 constexpr int64_t kMinimumRows = 32;  // below this, reading the weight costs more than multiplying by it
 
-// Output positions in a block.
-template <typename Element>
-int64_t block_rows(const DeformConv2dParams& p, int64_t column_buffers, int64_t positions) {
-  const int64_t row_bytes = column_buffers * p.column_length() * static_cast<int64_t>(sizeof(Element));
+// Output positions in a block, each of which takes `row_bytes` of columns.
+inline int64_t block_rows(int64_t row_bytes, int64_t positions) {
   const int64_t rows = std::max(kMinimumRows, kWorkspaceBytes / std::max<int64_t>(row_bytes, 1));
-  return std::max<int64_t>(1, std::min(rows, positions));
+  return std::max<int64_t>(1, std::min(rows / kMinimumRows * kMinimumRows, positions));
+}
+
+// The same, when the threads share the blocks: as many for each of them.
+inline int64_t even_block_rows(int64_t row_bytes, int64_t positions, int64_t threads) {
+  const int64_t rounds = threads * block_rows(row_bytes, positions);
+  const int64_t blocks = (positions + rounds - 1) / rounds * threads;
+  return std::max<int64_t>(1, (positions + blocks - 1) / blocks);
 }
 
 template <typename Value>
