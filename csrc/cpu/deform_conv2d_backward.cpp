@@ -20,7 +20,7 @@ class Backward {
         zeros_(zero_row<Element>(p)),
         samples_(uninitialized<Sample<Real>>(rows_ * p.offset_groups * p.taps())),
         grad_columns_(uninitialized<Real>(rows_ * p.column_length())),
-        columns_(uninitialized<Element>(p.grad_weight ? rows_ * p.column_length() : 0)) {}
+        columns_(uninitialized<Element>(rows_ * p.column_length())) {}
 
   // All threads work on the same blocks, one a thread: which thread does what changes no sum.
   void run() {
@@ -39,13 +39,13 @@ class Backward {
   void sample(int64_t first, int64_t row, int64_t rows) {
     Sample<Real>* samples = samples_.get() + row * p_.offset_groups * p_.taps();
     Real* grad_columns = grad_columns_.get() + row * p_.column_length();
-    Element* columns = p_.grad_weight ? columns_.get() + row * p_.column_length() : nullptr;
+    Element* columns = columns_.get() + row * p_.column_length();
     const bool needs_sample_gradients = p_.grad_offset || p_.grad_mask;
     kernels_.locate(p_, first, rows, samples);
     if (p_.grad_input || needs_sample_gradients) products_.grad_columns(first, rows, grad_columns);
     if (needs_sample_gradients) {
       kernels_.gather_backward(p_, samples, first, rows, zeros_.get(), grad_columns, columns);
-    } else if (columns) {
+    } else if (p_.grad_weight) {
       kernels_.gather(p_, samples, rows, zeros_.get(), columns);
     }
   }

@@ -40,7 +40,7 @@ struct SamplingKernels {
   void (*gather)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t rows, const Element* zeros,
                  Element* columns);
 
-  // Writes grad_offset and grad_mask at the rows' positions; columns too unless null.
+  // Writes columns, and grad_offset and grad_mask at the rows' positions.
   void (*gather_backward)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t first_position,
                           int64_t rows, const Element* zeros, const Real* grad_columns, Element* columns);
 
