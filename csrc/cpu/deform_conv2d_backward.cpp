@@ -1,37 +1,40 @@
 // Backward: per block, grad_columns = grad_output x weight; then the samples' gradients and columns in one
 // pass, grad_weight from the columns, and grad_input by scattering grad_columns.
+#include <deque>
+
 #include "grad_weight.h"
 
 namespace dcn::cpu {
 namespace {
 
+constexpr int64_t kSummedRanges = 2;  // each holds a grad_weight of its own
+
+// Work on consecutive positions. Its inner loops are parallel too; inside a parallel region they run
+// serially.
 template <typename Element>
-class Backward {
+class BackwardRange {
  public:
   using Real = Accumulate<Element>;
 
-  explicit Backward(const DeformConv2dParams& p)
+  BackwardRange(const DeformConv2dParams& p, const Products<Element>& products,
+                GradWeight<Element>& grad_weight, int64_t rows)
       : p_(p),
-        positions_(p.batch * p.positions()),
-        block_rows_(block_rows(p.column_length() * (sizeof(Element) + sizeof(Real)), positions_)),
-        rows_(std::min(block_rows_ * torch::stable::get_num_threads(), positions_)),
-        products_(p, Direction::backward),
-        grad_weight_(p, block_rows_),
+        products_(products),
+        grad_weight_(grad_weight),
+        rows_(rows),
         zeros_(zero_row<Element>(p)),
-        samples_(uninitialized<Sample<Real>>(rows_ * p.offset_groups * p.taps())),
-        grad_columns_(uninitialized<Real>(rows_ * p.column_length())),
-        columns_(uninitialized<Element>(rows_ * p.column_length())) {}
+        samples_(uninitialized<Sample<Real>>(rows * p.offset_groups * p.taps())),
+        grad_columns_(uninitialized<Real>(rows * p.column_length())),
+        columns_(uninitialized<Element>(rows * p.column_length())) {}
 
-  // All threads work on the same blocks, one a thread: which thread does what changes no sum.
-  void run() {
-    for (int64_t first = 0; first < positions_; first += rows_) {
-      const int64_t rows = std::min(rows_, positions_ - first);
+  void run(int64_t first, int64_t last) {
+    for (; first < last; first += rows_) {
+      const int64_t rows = std::min(rows_, last - first);
       parallel_for(0, rows, kMinimumRows / 2,
                    [&](int64_t begin, int64_t end) { sample(first + begin, begin, end - begin); });
       if (p_.grad_weight) grad_weight_.add(columns_.get(), first, rows);
       if (p_.grad_input) scatter(rows);
     }
-    if (p_.grad_weight) grad_weight_.store();
   }
 
  private:
@@ -58,15 +61,43 @@ class Backward {
   }
 
   const DeformConv2dParams& p_;
-  const int64_t positions_, block_rows_, rows_;
+  const Products<Element>& products_;
+  GradWeight<Element>& grad_weight_;
+  const int64_t rows_;
   const SamplingKernels<Element>& kernels_ = sampling_kernels<Element>();
-  const Products<Element> products_;
-  GradWeight<Element> grad_weight_;
   const Buffer<Element> zeros_;
   const Buffer<Sample<Real>> samples_;
   const Buffer<Real> grad_columns_;
   const Buffer<Element> columns_;
 };
+
+// However many threads there are, the images are summed in as many ranges, so that the result is the same.
+// Few threads take a range each and never wait for each other, which matters when other processes want their
+// processors; more threads work on one range after the other, each on a block of it.
+template <typename Element>
+void backward(const DeformConv2dParams& p) {
+  using Real = Accumulate<Element>;
+  const int64_t threads = torch::stable::get_num_threads(), ranges = std::min(kSummedRanges, p.batch);
+  const int64_t rows =
+      block_rows(p.column_length() * (sizeof(Element) + sizeof(Real)), p.batch * p.positions());
+  const Products<Element> products(p, Direction::backward);
+  std::deque<GradWeight<Element>> sums;
+  for (int64_t range = 0; range < ranges; ++range) sums.emplace_back(p, rows);
+
+  const auto run = [&](int64_t range, int64_t blocks) {
+    const int64_t first = p.batch * range / ranges, last = p.batch * (range + 1) / ranges;
+    BackwardRange<Element>(p, products, sums[range], std::min(blocks * rows, (last - first) * p.positions()))
+        .run(first * p.positions(), last * p.positions());
+  };
+  parallel_for(0, threads <= ranges ? ranges : 0, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t range = begin; range < end; ++range) run(range, 1);
+  });
+  for (int64_t range = 0; threads > ranges && range < ranges; ++range) run(range, threads);
+
+  if (!p.grad_weight) return;
+  for (int64_t range = 1; range < ranges; ++range) sums[0].add(sums[range]);
+  sums[0].store();
+}
 
 }  // namespace
 }  // namespace dcn::cpu
@@ -74,10 +105,10 @@ class Backward {
 void dcn::deform_conv2d_backward_cpu(const DeformConv2dParams& params) {
   switch (params.element_type) {
     case ElementType::float64:
-      return cpu::Backward<double>(params).run();
+      return cpu::backward<double>(params);
     case ElementType::float32:
-      return cpu::Backward<float>(params).run();
+      return cpu::backward<float>(params);
     case ElementType::bfloat16:
-      return cpu::Backward<cpu::BFloat16>(params).run();
+      return cpu::backward<cpu::BFloat16>(params);
   }
 }

@@ -5,8 +5,8 @@
 
 namespace dcn::cpu {
 
-// The order of summation depends on shapes only: blocks of `block_rows` positions, one after the other, each
-// element of the gradient within one thread.
+// The order of summation is that of the positions, by blocks of `block_rows`; an element of the gradient is
+// summed within one thread.
 template <typename Element>
 class GradWeight {
  public:
@@ -18,7 +18,7 @@ class GradWeight {
         row_length_(p.taps() * groups_.in_channels),
         panel_(kernels_.panel_width(groups_.in_channels)),
         panels_((groups_.in_channels + panel_ - 1) / panel_),
-        sums_(new Real[p.out_channels * row_length_]()) {}
+        sums_(new Real[p.grad_weight ? p.out_channels * row_length_ : 0]()) {}
 
   // Adds grad_output^T x columns of the positions [first, first + rows); `first` begins a block.
   void add(const Element* columns, int64_t first, int64_t rows) {
@@ -32,6 +32,12 @@ class GradWeight {
           add_panel(left, columns, row, std::min(block_rows_, rows - row), i, packed.get());
         }
       }
+    });
+  }
+
+  void add(const GradWeight& other) {
+    parallel_for(0, p_.out_channels * row_length_, 1 << 15, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sums_[i] += other.sums_[i];
     });
   }
 
