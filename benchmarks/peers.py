@@ -65,6 +65,8 @@ def onnxruntime_peer(shape: Shape, tensors: Tensors, threads: int) -> Callable[[
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Its idle threads would otherwise spin for milliseconds, on the processors of whoever is timed next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         _onnx_model(shape, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
