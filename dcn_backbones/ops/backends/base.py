@@ -41,7 +41,13 @@ class Backend(ABC):
     dtypes: ClassVar[frozenset[torch.dtype]] = FLOAT_TYPES
     nondeterministic_devices: ClassVar[frozenset[str]] = frozenset()
     """Device types on which the backward sums in an order that changes from run to run."""
-    tolerances: ClassVar[dict[torch.dtype, Tolerance]]
+    tolerances: ClassVar[dict[torch.dtype, Tolerance]] = {
+        torch.float64: Tolerance(1e-12, 1e-11),
+        torch.float32: Tolerance(1e-5, 1e-4),
+        torch.float16: Tolerance(1e-3, 2e-3),
+        torch.bfloat16: Tolerance(8e-3, 1.6e-2),
+    }
+    """How far a result may be off, for each type that is taken; the tests read it here."""
 
     @abstractmethod
     def unavailable_reasons(self) -> list[str]:

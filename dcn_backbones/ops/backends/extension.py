@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Tolerance
+from .base import Backend, Gradients
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
 _library.define(
@@ -29,12 +29,6 @@ class ExtensionBackend(Backend):
 
     name = "extension"
     devices = frozenset({"cpu"})
-    tolerances = {
-        torch.float64: Tolerance(1e-12, 1e-11),
-        torch.float32: Tolerance(1e-5, 1e-4),
-        torch.float16: Tolerance(1e-3, 2e-3),
-        torch.bfloat16: Tolerance(8e-3, 1.6e-2),
-    }
 
     def unavailable_reasons(self) -> list[str]:
         if _import_error is None:

@@ -5,19 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Pair, Tolerance
+from .base import Backend, Gradients, Pair
 
 
 class ReferenceBackend(Backend):
     """Slow and readable; every other backend is checked against it."""
 
     name = "reference"
-    tolerances = {
-        torch.float64: Tolerance(1e-12, 1e-11),
-        torch.float32: Tolerance(1e-5, 1e-4),
-        torch.float16: Tolerance(1e-3, 2e-3),
-        torch.bfloat16: Tolerance(8e-3, 1.6e-2),
-    }
 
     def unavailable_reasons(self) -> list[str]:
         return []

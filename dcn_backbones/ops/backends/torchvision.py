@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Tolerance
+from .base import Backend, Gradients
 
 
 class TorchvisionBackend(Backend):
@@ -13,12 +13,6 @@ class TorchvisionBackend(Backend):
     automatic = False
     devices = frozenset({"cpu", "cuda"})
     nondeterministic_devices = frozenset({"cuda"})
-    tolerances = {
-        torch.float64: Tolerance(1e-12, 1e-11),
-        torch.float32: Tolerance(1e-5, 1e-4),
-        torch.float16: Tolerance(1e-3, 2e-3),
-        torch.bfloat16: Tolerance(8e-3, 1.6e-2),
-    }
 
     def unavailable_reasons(self) -> list[str]:
         try:
