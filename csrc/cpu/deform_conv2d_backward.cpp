@@ -45,12 +45,19 @@ class BackwardRange {
     Element* columns = columns_.get() + row * p_.column_length();
     const bool needs_sample_gradients = p_.grad_offset || p_.grad_mask;
     kernels_.locate(p_, first, rows, samples);
-    if (p_.grad_input || needs_sample_gradients) products_.grad_columns(first, rows, grad_columns);
+    if (p_.grad_input || needs_sample_gradients) multiply(first, rows, grad_columns);
     if (needs_sample_gradients) {
       kernels_.gather_backward(p_, samples, first, rows, zeros_.get(), grad_columns, columns);
     } else if (p_.grad_weight) {
       kernels_.gather(p_, samples, rows, zeros_.get(), columns);
     }
+  }
+
+  void multiply(int64_t first, int64_t rows, Real* grad_columns) const {
+    if (!products_.merged() || all_finite(products_.grad_output(first), rows * p_.out_channels)) {
+      return products_.grad_columns(first, rows, grad_columns);
+    }
+    Products<Element>(p_, Direction::backward, Groups::apart).grad_columns(first, rows, grad_columns);
   }
 
   // Threads take channels, not positions: two positions may sample the same pixel.

@@ -38,14 +38,11 @@ class ForwardBlocks {
   void multiply(const Element* columns, int64_t first, int64_t rows, Real* sums) const {
     Element* output = static_cast<Element*>(p_.output) + first * p_.out_channels;
     if constexpr (kSumsAreOutput) sums = output;
-    if (p_.bias) fill_with_bias(rows, sums);
-    products_.output(columns, rows, p_.bias != nullptr, sums);
+    products_.output(columns, rows, sums);
+    if (products_.merged() && !all_finite(sums, rows * p_.out_channels)) {
+      Products<Element>(p_, Direction::forward, Groups::apart).output(columns, rows, sums);
+    }
     if constexpr (!kSumsAreOutput) kernels_.narrow(sums, rows * p_.out_channels, output);
-  }
-
-  void fill_with_bias(int64_t rows, Real* sums) const {
-    const Real* bias = static_cast<const Real*>(p_.bias);
-    for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, p_.out_channels, sums + row * p_.out_channels);
   }
 
   const DeformConv2dParams& p_;

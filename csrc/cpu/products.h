@@ -11,16 +11,19 @@ using torch::stable::parallel_for;
 
 enum class Direction { forward, backward };
 
+enum class Groups { merged, apart };
+
 // Groups narrower than a vector are merged into one with a block-diagonal weight: multiplying by zeros costs
-// less than working on vectors that are mostly empty.
+// less than working on vectors that are mostly empty. Zero times infinity is NaN, though: where the left side
+// of a product is not finite, its groups are kept apart.
 struct MergedGroups {
   int64_t merged;                     // groups in one
   int64_t count;                      // of merged groups
   int64_t in_channels, out_channels;  // of a merged group
 
-  MergedGroups(const DeformConv2dParams& p, int64_t lanes) {
+  MergedGroups(const DeformConv2dParams& p, int64_t lanes, Groups groups = Groups::merged) {
     const int64_t wider = std::max(p.group_channels(), p.group_out_channels());
-    merged = std::min(p.groups, std::max<int64_t>(1, lanes / wider));
+    merged = groups == Groups::apart ? 1 : std::min(p.groups, std::max<int64_t>(1, lanes / wider));
     while (p.groups % merged) --merged;
     count = p.groups / merged;
     in_channels = merged * p.group_channels();
@@ -98,17 +101,29 @@ class PackedWeight {
   const Buffer<Element> packed_;
 };
 
+template <typename Value>
+bool all_finite(const Value* values, int64_t count) {
+  Accumulate<Value> sum = 0;  // of zeros, or NaN
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<Accumulate<Value>>(values[i]) * 0;
+  return sum == 0;
+}
+
 // Rows are output positions from `first` on; columns and grad_columns are [rows, K, C_in].
 template <typename Element>
 class Products {
  public:
   using Real = Accumulate<Element>;
 
-  Products(const DeformConv2dParams& p, Direction direction)
-      : p_(p), groups_(p, kernels_.lanes), weight_(p, groups_, direction) {}
+  Products(const DeformConv2dParams& p, Direction direction, Groups groups = Groups::merged)
+      : p_(p), groups_(p, kernels_.lanes, groups), weight_(p, groups_, direction) {}
 
-  // sums = columns x weight^T, [rows, C_out]
-  void output(const Element* columns, int64_t rows, bool accumulate, Real* sums) const {
+  bool merged() const { return groups_.merged > 1; }
+
+  // sums = columns x weight^T + bias, [rows, C_out]
+  void output(const Element* columns, int64_t rows, Real* sums) const {
+    if (p_.bias) fill_with_bias(rows, sums);
+    const bool accumulate = p_.bias != nullptr;
     for (int64_t group = 0; group < groups_.count; ++group) {
       const Matrix<Element> matrix{columns + group * groups_.in_channels,
                                    p_.column_length(),
@@ -134,9 +149,14 @@ class Products {
     }
   }
 
- private:
   const Element* grad_output(int64_t first) const {
     return static_cast<const Element*>(p_.grad_output) + first * p_.out_channels;
+  }
+
+ private:
+  void fill_with_bias(int64_t rows, Real* sums) const {
+    const Real* bias = static_cast<const Real*>(p_.bias);
+    for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, p_.out_channels, sums + row * p_.out_channels);
   }
 
   const DeformConv2dParams& p_;

@@ -91,3 +91,36 @@ def test_infinite_pixels_do_not_leak(own_backend):
     with use_backend(own_backend):
         output = deform_conv2d(**tensors, padding=1)
     assert not output.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_groups_do_not_reach_into_each_other(own_backend, value):
+    """Whatever one group holds: kernels that work on several narrow groups at once must not mix them."""
+    case = Case(channels=8, out_channels=12, groups=4, offset_groups=2)
+    for dtype in types_of(own_backend):
+        clean = named_leaves(case.tensors(dtype))
+        dirty = named_leaves(case.tensors(dtype))
+        with torch.no_grad():
+            dirty["input"][:, 2] = value  # in the second of four groups of two channels
+        outputs = []
+        for leaves in (clean, dirty):
+            with use_backend(own_backend):
+                output = deform_conv2d(**leaves, **case.settings)
+            grad_output = torch.ones_like(output)
+            if leaves is dirty:
+                grad_output[:, 3:6] = value
+            output.backward(grad_output)
+            outputs.append(output.detach())
+        others = [0, 1, 2, *range(6, 12)]
+        assert torch.equal(outputs[1][:, others], outputs[0][:, others])
+        assert not outputs[1][:, 3:6].isfinite().all()
+        gradients = [{name: leaf.grad for name, leaf in leaves.items()} for leaves in (dirty, clean)]
+        in_others = [0, 1, 4, 5, 6, 7]
+        second_half = slice(18, 36)  # the offsets of channels 4 to 7
+        for name, part in [
+            ("input", (slice(None), in_others)),
+            ("weight", (others,)),
+            ("offset", (slice(None), second_half)),
+        ]:
+            found, expected = (g[name][part] for g in gradients)
+            assert torch.equal(found, expected), f"gradient of {name}, {dtype}"
