@@ -110,12 +110,5 @@ void backward(const DeformConv2dParams& p) {
 }  // namespace dcn::cpu
 
 void dcn::deform_conv2d_backward_cpu(const DeformConv2dParams& params) {
-  switch (params.element_type) {
-    case ElementType::float64:
-      return cpu::backward<double>(params);
-    case ElementType::float32:
-      return cpu::backward<float>(params);
-    case ElementType::bfloat16:
-      return cpu::backward<cpu::BFloat16>(params);
-  }
+  cpu::with_element(params.element_type, [&](auto element) { cpu::backward<decltype(element)>(params); });
 }

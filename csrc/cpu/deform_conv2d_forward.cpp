@@ -62,12 +62,5 @@ void forward(const DeformConv2dParams& p) {
 }  // namespace dcn::cpu
 
 void dcn::deform_conv2d_forward_cpu(const DeformConv2dParams& params) {
-  switch (params.element_type) {
-    case ElementType::float64:
-      return cpu::forward<double>(params);
-    case ElementType::float32:
-      return cpu::forward<float>(params);
-    case ElementType::bfloat16:
-      return cpu::forward<cpu::BFloat16>(params);
-  }
+  cpu::with_element(params.element_type, [&](auto element) { cpu::forward<decltype(element)>(params); });
 }

@@ -26,6 +26,19 @@ inline int64_t even_block_rows(int64_t row_bytes, int64_t positions, int64_t thr
   return std::max<int64_t>(1, (positions + blocks - 1) / blocks);
 }
 
+// Calls body with a value of the element type.
+template <typename Body>
+void with_element(ElementType type, const Body& body) {
+  switch (type) {
+    case ElementType::float64:
+      return body(double());
+    case ElementType::float32:
+      return body(float());
+    case ElementType::bfloat16:
+      return body(BFloat16());
+  }
+}
+
 template <typename Value>
 using Buffer = std::unique_ptr<Value[]>;
 
