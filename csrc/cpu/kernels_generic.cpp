@@ -1,6 +1,7 @@
 // Kernels for the compiler's default instruction set, and the choice at run time.
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 

@@ -25,7 +25,7 @@ except ImportError as error:
 
 
 class ExtensionBackend(Backend):
-    """Kernels for channels-last tensors; a contiguous input is converted once a call."""
+    """Kernels for channels-last tensors; a contiguous input is converted a few images at a time."""
 
     name = "extension"
     devices = frozenset({"cpu"})
@@ -37,32 +37,12 @@ class ExtensionBackend(Backend):
 
     def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         return torch.ops.dcn_backbones._deform_conv2d_forward(
-            input.contiguous(memory_format=torch.channels_last),
-            _position(offset, input),
-            weight,
-            bias,
-            None if mask is None else _position(mask, input),
-            stride,
-            padding,
-            dilation,
+            input, offset, weight, bias, mask, stride, padding, dilation
         )
 
     def backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         return torch.ops.dcn_backbones._deform_conv2d_backward(
-            grad_output.contiguous(memory_format=torch.channels_last),
-            input.contiguous(memory_format=torch.channels_last),
-            _position(offset, input),
-            weight,
-            None if mask is None else _position(mask, input),
-            stride,
-            padding,
-            dilation,
-            needs,
+            grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )
-
-
-def _position(tensor: Tensor, input: Tensor) -> Tensor:
-    """Offsets and mask in the type that positions are computed in."""
-    return tensor.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
