@@ -12,7 +12,7 @@ namespace dcn::cpu {
 
 // What one thread gathers and multiplies at a time; both passes over it find it in a core's second-level
 // cache.
-constexpr int64_t kBlockBytes = 1 << 20;
+constexpr int64_t kBlockBytes = 1 << 19;
 constexpr int64_t kMinimumRows = 32;  // below this, reading the weight costs more than multiplying by it
 constexpr int64_t kRunDepth = 384;  // products of this depth run at full speed; deeper ones need more columns
 
