@@ -39,7 +39,7 @@ sanitize: install
 
 # Tensors of more than 2**31 elements, in 20 GB of memory.
 large: install
-	DCN_LARGE=1 $(BIN)/python -m pytest tests/ops/test_large.py
+	DCN_LARGE=1 $(BIN)/python -m pytest -x tests/ops/test_large.py
 
 # The kernels compiled for ARM, and the operator's tests on what Clang builds.
 portability: export OMP_WAIT_POLICY := PASSIVE
