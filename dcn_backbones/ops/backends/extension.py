@@ -17,11 +17,25 @@ _library.define(
 
 # Imported after the schemas are defined, since importing registers the kernels behind them.
 try:
-    import dcn_backbones._C  # noqa: F401
+    import dcn_backbones._C
 
     _import_error = None
 except ImportError as error:
     _import_error = error
+
+
+def cpu_capability() -> str:
+    """The instruction sets that the CPU kernels use: generic, avx2, avx512 or avx512_bf16.
+
+    The most that the processor has, or what the environment variable `DCN_CPU_CAPABILITY` named at first use.
+
+    Raises:
+        RuntimeError: the variable names none that the processor has, which every call then says too.
+        ImportError: the library is not there.
+    """
+    if _import_error is not None:
+        raise _import_error
+    return dcn_backbones._C.cpu_capability()
 
 
 class ExtensionBackend(Backend):
