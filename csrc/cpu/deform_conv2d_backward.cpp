@@ -1,5 +1,5 @@
 // Backward: per block and run of taps, grad_columns = grad_output x weight; then the samples' gradients and
-// columns in one pass, grad_weight from the columns, and grad_input by scattering grad_columns.
+// columns together, grad_weight from the columns, and grad_input by scattering grad_columns.
 #include <deque>
 
 #include "grad_weight.h"
@@ -7,13 +7,32 @@
 namespace dcn::cpu {
 namespace {
 
-constexpr int64_t kSummedRanges = 2;  // each holds a grad_weight of its own
+constexpr int64_t kSummedRanges = 2;     // each holds a grad_weight of its own
+constexpr int64_t kPassBytes = 5 << 20;  // of the packed weight and the sums of all ranges
 
-// Products tap by tap, whatever the runs.
+// What is the same for all blocks of one pass, which is over some of the taps.
 template <typename Element>
-Products<Element> backward_products(const DeformConv2dParams& p, Groups groups = Groups::merged) {
-  return Products<Element>(p, Direction::backward, TapRuns{p.taps(), 1}, Packing::ahead, groups);
-}
+struct BackwardPass {
+  using Real = Accumulate<Element>;
+
+  const DeformConv2dParams& p;
+  const TapRuns runs;
+  const int64_t rows;  // of a block
+  const Products<Element> products;
+
+  BackwardPass(const DeformConv2dParams& params, TapRun taps)
+      : p(params),
+        runs{taps, column_runs(p).length},
+        rows(block_rows(row_bytes(), p.batch * p.positions())),
+        products(make_products(Groups::merged)) {}
+
+  // Packed tap by tap, whatever the runs.
+  Products<Element> make_products(Groups groups) const {
+    return Products<Element>(p, Direction::backward, TapRuns{runs.all, 1}, Packing::ahead, groups);
+  }
+
+  int64_t row_bytes() const { return runs.length * p.in_channels * (sizeof(Element) + sizeof(Real)); }
+};
 
 // Work on consecutive positions. Its inner loops are parallel too; inside a parallel region they run
 // serially.
@@ -22,25 +41,22 @@ class BackwardRange {
  public:
   using Real = Accumulate<Element>;
 
-  BackwardRange(const DeformConv2dParams& p, const Products<Element>& products,
-                GradWeight<Element>& grad_weight, int64_t rows)
-      : p_(p),
-        products_(products),
+  BackwardRange(const BackwardPass<Element>& pass, GradWeight<Element>& grad_weight)
+      : pass_(pass),
         grad_weight_(grad_weight),
-        rows_(rows),
-        zero_row_(zeros<Element>(p.in_channels)),
-        samples_(uninitialized<Sample<Real>>(rows * p.offset_groups * p.taps())),
-        grad_columns_(uninitialized<Real>(rows * runs_.length * p.in_channels)),
-        columns_(uninitialized<Element>(rows * runs_.length * p.in_channels)) {}
+        zero_row_(zeros<Element>(p_.in_channels)),
+        samples_(uninitialized<Sample<Real>>(pass.rows * p_.offset_groups * p_.taps())),
+        grad_columns_(uninitialized<Real>(pass.rows * pass.runs.length * p_.in_channels)),
+        columns_(uninitialized<Element>(pass.rows * pass.runs.length * p_.in_channels)) {}
 
   void run(int64_t first, int64_t last) {
-    for (; first < last; first += rows_) {
-      const int64_t rows = std::min(rows_, last - first);
+    for (; first < last; first += pass_.rows) {
+      const int64_t rows = std::min(pass_.rows, last - first);
       parallel_for(0, rows, kMinimumRows / 2, [&](int64_t begin, int64_t end) {
         kernels_.locate(p_, first + begin, end - begin, samples(begin));
       });
       if (p_.grad_weight) grad_weight_.start(first, rows);
-      for (int64_t i = 0; i < runs_.count(); ++i) run(runs_[i], first, rows);
+      for (int64_t i = 0; i < pass_.runs.count(); ++i) run(pass_.runs[i], first, rows);
     }
   }
 
@@ -69,10 +85,11 @@ class BackwardRange {
   }
 
   void multiply(TapRun taps, int64_t first, int64_t rows, Real* grad_columns) const {
-    if (!products_.merged() || all_finite(products_.grad_output(first), rows * p_.out_channels)) {
-      return products_.grad_columns(first, rows, taps, grad_columns);
+    const Products<Element>& products = pass_.products;
+    if (!products.merged() || all_finite(products.grad_output(first), rows * p_.out_channels)) {
+      return products.grad_columns(first, rows, taps, grad_columns);
     }
-    backward_products<Element>(p_, Groups::apart).grad_columns(first, rows, taps, grad_columns);
+    pass_.make_products(Groups::apart).grad_columns(first, rows, taps, grad_columns);
   }
 
   // Threads take channels, not positions: two positions may sample the same pixel.
@@ -82,11 +99,9 @@ class BackwardRange {
     });
   }
 
-  const DeformConv2dParams& p_;
-  const Products<Element>& products_;
+  const BackwardPass<Element>& pass_;
+  const DeformConv2dParams& p_ = pass_.p;
   GradWeight<Element>& grad_weight_;
-  const int64_t rows_;
-  const TapRuns runs_ = tap_runs(p_);
   const SamplingKernels<Element>& kernels_ = sampling_kernels<Element>();
   const Buffer<Element> zero_row_;
   const Buffer<Sample<Real>> samples_;
@@ -98,19 +113,16 @@ class BackwardRange {
 // the same. Few threads take a range each and never wait for each other, which matters when other processes
 // want their processors; more threads share the blocks of one range after the other.
 template <typename Element>
-void backward(const DeformConv2dParams& p) {
+void backward_pass(const BackwardPass<Element>& pass) {
+  const DeformConv2dParams& p = pass.p;
   const int64_t ranges = std::min(kSummedRanges, p.batch);
-  const int64_t row_length = tap_runs(p).length * p.in_channels;
-  const int64_t rows = block_rows(row_length * (sizeof(Element) + sizeof(Accumulate<Element>)),
-                                  (p.batch + ranges - 1) / ranges * p.positions());
-  const Products<Element> products = backward_products<Element>(p);
   std::deque<GradWeight<Element>> sums;
-  for (int64_t range = 0; range < ranges; ++range) sums.emplace_back(p, rows);
+  for (int64_t range = 0; range < ranges; ++range) sums.emplace_back(p, pass.runs.all, pass.rows);
 
   const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t range = begin; range < end; ++range) {
       const int64_t first = p.batch * range / ranges, last = p.batch * (range + 1) / ranges;
-      BackwardRange<Element>(p, products, sums[range], rows).run(first * p.positions(), last * p.positions());
+      BackwardRange<Element>(pass, sums[range]).run(first * p.positions(), last * p.positions());
     }
   };
   if (torch::stable::get_num_threads() <= ranges) {
@@ -122,6 +134,15 @@ void backward(const DeformConv2dParams& p) {
   if (!p.grad_weight) return;
   for (int64_t range = 1; range < ranges; ++range) sums[0].add(sums[range]);
   sums[0].store();
+}
+
+template <typename Element>
+void backward(const DeformConv2dParams& p) {
+  const MergedGroups groups(p, gemm_kernels<Element>().lanes);
+  const int64_t tap_bytes =
+      p.out_channels * groups.in_channels * (sizeof(Element) + kSummedRanges * sizeof(Accumulate<Element>));
+  const TapRuns passes = even_runs(p, kPassBytes / tap_bytes);
+  for (int64_t i = 0; i < passes.count(); ++i) backward_pass(BackwardPass<Element>(p, passes[i]));
 }
 
 }  // namespace

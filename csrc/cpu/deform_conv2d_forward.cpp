@@ -4,9 +4,10 @@
 namespace dcn::cpu {
 namespace {
 
-// With fewer positions for each thread, and panels of the weight for all of them, threads share a block and
-// take panels: each then reads a part of the weight only.
+// With fewer positions for each thread, or a larger weight, threads share a block and take panels: each reads
+// and packs a part of the weight only, and nothing holds all of it packed.
 constexpr int64_t kSharedPositions = 256;
+constexpr int64_t kPackedBytes = 2 << 20;     // of the weight, a thread
 constexpr int64_t kConvertedBytes = 2 << 20;  // of channels-last images a thread
 
 // Work on one block of positions. Its inner loops are parallel too; inside a parallel region they run
@@ -95,7 +96,7 @@ class ForwardBlock {
   const DeformConv2dParams& p_;
   const Products<Element>& products_;
   const SamplingKernels<Element>& kernels_ = sampling_kernels<Element>();
-  const TapRuns runs_ = tap_runs(p_);
+  const TapRuns runs_ = column_runs(p_);
   const Buffer<Element> zero_row_;
   const Buffer<Sample<Real>> samples_;
   const Buffer<Element> columns_;
@@ -108,11 +109,10 @@ template <typename Element>
 class Forward {
  public:
   explicit Forward(const DeformConv2dParams& p)
-      : row_bytes_(tap_runs(p).length * p.in_channels * sizeof(Element) +
+      : row_bytes_(column_runs(p).length * p.in_channels * sizeof(Element) +
                    p.out_channels * sizeof(Accumulate<Element>)),
-        shared_(p.batch * p.positions() <= kSharedPositions * threads_ &&
-                (p.out_channels >= 32 * threads_ || p.batch * p.positions() <= kMinimumRows)),
-        products_(p, Direction::forward, tap_runs(p),
+        shared_(share_blocks(p)),
+        products_(p, Direction::forward, column_runs(p),
                   shared_ && p.weight_strides.channel == 1 ? Packing::on_the_fly : Packing::ahead) {}
 
   void run(const DeformConv2dParams& p) const {
@@ -129,6 +129,13 @@ class Forward {
   }
 
  private:
+  bool share_blocks(const DeformConv2dParams& p) const {
+    const int64_t positions = p.batch * p.positions();
+    const int64_t weight_bytes = p.out_channels * p.group_channels() * p.taps() * sizeof(Element);
+    if (positions <= kMinimumRows || weight_bytes > kPackedBytes * threads_) return true;
+    return positions <= kSharedPositions * threads_ && p.out_channels >= 32 * threads_;
+  }
+
   const int64_t threads_ = torch::stable::get_num_threads();
   const int64_t row_bytes_;
   const bool shared_;

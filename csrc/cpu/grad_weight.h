@@ -12,9 +12,10 @@ class GradWeight {
  public:
   using Real = Accumulate<Element>;
 
-  GradWeight(const DeformConv2dParams& p, int64_t block_rows)
+  GradWeight(const DeformConv2dParams& p, TapRun taps, int64_t block_rows)
       : p_(p),
-        row_length_(p.taps() * groups_.in_channels),
+        taps_(taps),
+        row_length_(taps.count * groups_.in_channels),
         panel_(kernels_.panel_width(groups_.in_channels)),
         panels_((groups_.in_channels + panel_ - 1) / panel_),
         sums_(zeros<Real>(p.grad_weight ? p.out_channels * row_length_ : 0)),
@@ -45,7 +46,7 @@ class GradWeight {
   void store() const {
     parallel_for(0, p_.out_channels, 16, [&](int64_t begin, int64_t end) {
       for (int64_t channel = begin; channel < end; ++channel) {
-        for (int64_t tap = 0; tap < p_.taps(); ++tap) store_row(channel, tap);
+        for (int64_t tap = 0; tap < taps_.count; ++tap) store_row(channel, tap);
       }
     });
   }
@@ -74,9 +75,10 @@ class GradWeight {
     const int64_t first_out = group * groups_.out_channels;
     Matrix<Element> left = left_;
     left.data += first_out * left.row_stride;
-    kernels_.multiply(left, groups_.out_channels, width, panel_, packed, true,
-                      sums_.get() + first_out * row_length_ + (taps.first + tap) * groups_.in_channels + at,
-                      row_length_);
+    kernels_.multiply(
+        left, groups_.out_channels, width, panel_, packed, true,
+        sums_.get() + first_out * row_length_ + (taps.first - taps_.first + tap) * groups_.in_channels + at,
+        row_length_);
   }
 
   void store_row(int64_t channel, int64_t tap) const {
@@ -84,15 +86,17 @@ class GradWeight {
     const Real* sums =
         sums_.get() + channel * row_length_ + tap * groups_.in_channels + part * p_.group_channels();
     const Strides4& strides = p_.grad_weight_strides;
-    Real* result = static_cast<Real*>(p_.grad_weight) + channel * strides.batch + p_.tap_offset(tap, strides);
+    Real* result = static_cast<Real*>(p_.grad_weight) + channel * strides.batch +
+                   p_.tap_offset(taps_.first + tap, strides);
     for (int64_t c = 0; c < p_.group_channels(); ++c) result[c * strides.channel] = sums[c];
   }
 
   const DeformConv2dParams& p_;
   const GemmKernels<Element>& kernels_ = gemm_kernels<Element>();
   const MergedGroups groups_{p_, kernels_.lanes};
+  const TapRun taps_;
   const int64_t row_length_, panel_, panels_;
-  const Buffer<Real> sums_;      // [C_out, K, C_in of a merged group]
+  const Buffer<Real> sums_;      // [C_out, taps, C_in of a merged group]
   const Buffer<Element> steps_;  // grad_output of a block, where steps have several elements
   int64_t rows_ = 0;
   Matrix<Element> left_{};

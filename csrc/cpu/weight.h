@@ -109,30 +109,31 @@ class PackedWeight {
  public:
   PackedWeight(const WeightPanels<Element>& panels, const TapRuns& runs, int64_t groups)
       : panels_(panels),
-        taps_(runs.taps),
-        packed_(uninitialized<Element>(groups * panels.count() * taps_ * panels.size())) {
+        taps_(runs.all),
+        packed_(uninitialized<Element>(groups * panels.count() * taps_.count * panels.size())) {
     parallel_for(0, groups * panels.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / panels.count(), panel = i % panels.count();
-        panels.pack(group, panel, {0, taps_}, [&](int64_t tap) {
-          const TapRun run = runs[tap / runs.length];
+        panels.pack(group, panel, taps_, [&](int64_t tap) {
+          const TapRun run = runs[(tap - taps_.first) / runs.length];
           return packed_.get() + index(group, panel, run) + (tap - run.first) * panels.size();
         });
       }
     });
   }
 
-  const Element* panel(int64_t group, int64_t panel, TapRun taps) const {
-    return packed_.get() + index(group, panel, taps);
+  const Element* panel(int64_t group, int64_t panel, TapRun run) const {
+    return packed_.get() + index(group, panel, run);
   }
 
  private:
-  int64_t index(int64_t group, int64_t panel, TapRun taps) const {
-    return ((group * taps_ + taps.first) * panels_.count() + panel * taps.count) * panels_.size();
+  int64_t index(int64_t group, int64_t panel, TapRun run) const {
+    const int64_t before = group * taps_.count + run.first - taps_.first;
+    return (before * panels_.count() + panel * run.count) * panels_.size();
   }
 
   const WeightPanels<Element>& panels_;
-  const int64_t taps_;
+  const TapRun taps_;
   const Buffer<Element> packed_;
 };
 

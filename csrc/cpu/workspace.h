@@ -16,19 +16,26 @@ constexpr int64_t kBlockBytes = 1 << 19;
 constexpr int64_t kMinimumRows = 32;  // below this, reading the weight costs more than multiplying by it
 constexpr int64_t kRunDepth = 384;  // products of this depth run at full speed; deeper ones need more columns
 
-// The taps of a kernel, cut into runs of equal length, the last of which may be shorter.
+// Taps, cut into runs of equal length, the last of which may be shorter.
 struct TapRuns {
-  int64_t taps, length;
+  TapRun all;
+  int64_t length;
 
-  int64_t count() const { return (taps + length - 1) / length; }
-  TapRun operator[](int64_t run) const { return {run * length, std::min(length, taps - run * length)}; }
+  int64_t count() const { return (all.count + length - 1) / length; }
+  TapRun operator[](int64_t run) const {
+    return {all.first + run * length, std::min(length, all.count - run * length)};
+  }
 };
 
-inline TapRuns tap_runs(const DeformConv2dParams& p) {
-  const int64_t longest = std::clamp<int64_t>(kRunDepth / p.in_channels, 1, p.taps());
+// All taps of a kernel, in equal runs that are no longer than they need be and no longer than `longest`.
+inline TapRuns even_runs(const DeformConv2dParams& p, int64_t longest) {
+  longest = std::clamp<int64_t>(longest, 1, p.taps());
   const int64_t runs = (p.taps() + longest - 1) / longest;
-  return {p.taps(), (p.taps() + runs - 1) / runs};
+  return {{0, p.taps()}, (p.taps() + runs - 1) / runs};
 }
+
+// The runs that are gathered and multiplied together.
+inline TapRuns column_runs(const DeformConv2dParams& p) { return even_runs(p, kRunDepth / p.in_channels); }
 
 // Output positions in a block, each of which takes `row_bytes`.
 inline int64_t block_rows(int64_t row_bytes, int64_t positions) {
