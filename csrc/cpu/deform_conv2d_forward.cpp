@@ -7,7 +7,7 @@ namespace {
 // With fewer positions for each thread, or a larger weight, threads share a block and take panels: each reads
 // and packs a part of the weight only, and nothing holds all of it packed.
 constexpr int64_t kSharedPositions = 256;
-constexpr int64_t kPackedBytes = 2 << 20;     // of the weight, a thread
+constexpr int64_t kPackedBytes = 5 << 19;     // of the weight, a thread
 constexpr int64_t kConvertedBytes = 2 << 20;  // of channels-last images a thread
 
 // Work on one block of positions. Its inner loops are parallel too; inside a parallel region they run

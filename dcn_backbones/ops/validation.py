@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _WHOLE = (int, torch.SymInt)
+Shape = tuple[int, ...]
 
 
 def pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
@@ -65,75 +66,71 @@ def check_shapes(
     """Ranks, then channels and groups, then sizes: each check relies on those before it."""
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("mask", mask)):
         if tensor is not None and tensor.dim() != 4:
-            raise ValueError(f"{name} has shape {_shape(tensor)}, expected 4 dimensions.")
-    _check_weight(input, weight, bias)
-    offset_groups = _check_offset_groups(input, offset, weight)
-    taps = weight.shape[2] * weight.shape[3]
-    size = _output_size(input, weight, stride, padding, dilation)
-    _check_shape("offset", offset, (input.shape[0], 2 * offset_groups * taps, *size))
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected 4 dimensions.")
+    # Read once: reading a shape takes longer than comparing it.
+    input_shape, offset_shape, weight_shape = tuple(input.shape), tuple(offset.shape), tuple(weight.shape)
+    _check_weight(input_shape, weight_shape, bias)
+    offset_groups = _check_offset_groups(input_shape, offset_shape, weight_shape)
+    taps = weight_shape[2] * weight_shape[3]
+    size = _output_size(input_shape, weight_shape, stride, padding, dilation)
+    _check_shape("offset", offset_shape, (input_shape[0], 2 * offset_groups * taps, *size))
     if mask is not None:
-        _check_shape("mask", mask, (input.shape[0], offset_groups * taps, *size))
+        _check_shape("mask", tuple(mask.shape), (input_shape[0], offset_groups * taps, *size))
 
 
-def _check_weight(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if min(weight.shape) < 1:
-        raise ValueError(f"weight has shape {_shape(weight)}, expected no dimension of size 0.")
-    channels, out_channels, channels_per_group = input.shape[1], weight.shape[0], weight.shape[1]
+def _check_weight(input: Shape, weight: Shape, bias: Tensor | None) -> None:
+    if min(weight) < 1:
+        raise ValueError(f"weight has shape {weight}, expected no dimension of size 0.")
+    channels, out_channels, channels_per_group = input[1], weight[0], weight[1]
     if channels < 1 or channels % channels_per_group != 0:
         raise ValueError(
-            f"input has shape {_shape(input)}, expected channels (dimension 1) in a multiple of "
-            f"{channels_per_group}, the channels per group of weight {_shape(weight)}."
+            f"input has shape {input}, expected channels (dimension 1) in a multiple of "
+            f"{channels_per_group}, the channels per group of weight {weight}."
         )
     groups = channels // channels_per_group
     if out_channels % groups != 0:
         raise ValueError(
-            f"weight has shape {_shape(weight)}, expected output channels (dimension 0) in a multiple "
+            f"weight has shape {weight}, expected output channels (dimension 0) in a multiple "
             f"of {groups}, the groups that it makes of the {channels} channels of input."
         )
     if bias is not None:
-        _check_shape("bias", bias, (out_channels,))
+        _check_shape("bias", tuple(bias.shape), (out_channels,))
 
 
-def _check_offset_groups(input: Tensor, offset: Tensor, weight: Tensor) -> int:
-    per_group = 2 * weight.shape[2] * weight.shape[3]
-    channels = offset.shape[1]
+def _check_offset_groups(input: Shape, offset: Shape, weight: Shape) -> int:
+    per_group = 2 * weight[2] * weight[3]
+    channels = offset[1]
     offset_groups = channels // per_group
     if channels < 1 or channels % per_group != 0:
         raise ValueError(
-            f"offset has shape {_shape(offset)}, expected channels (dimension 1) in a multiple of "
-            f"{per_group}, two for each tap of weight {_shape(weight)}."
+            f"offset has shape {offset}, expected channels (dimension 1) in a multiple of "
+            f"{per_group}, two for each tap of weight {weight}."
         )
-    if input.shape[1] % offset_groups != 0:
+    if input[1] % offset_groups != 0:
         raise ValueError(
-            f"offset has shape {_shape(offset)}, which makes {offset_groups} offset groups, expected a "
-            f"number that divides the {input.shape[1]} channels of input."
+            f"offset has shape {offset}, which makes {offset_groups} offset groups, expected a "
+            f"number that divides the {input[1]} channels of input."
         )
     return offset_groups
 
 
 def _output_size(
-    input: Tensor,
-    weight: Tensor,
+    input: Shape,
+    weight: Shape,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
-    size = tuple(
-        (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    )
-    if input.shape[2] < 1 or input.shape[3] < 1 or size[0] < 1 or size[1] < 1:
+    height = (input[2] + 2 * padding[0] - dilation[0] * (weight[2] - 1) - 1) // stride[0] + 1
+    width = (input[3] + 2 * padding[1] - dilation[1] * (weight[3] - 1) - 1) // stride[1] + 1
+    if input[2] < 1 or input[3] < 1 or height < 1 or width < 1:
         raise ValueError(
-            f"input has shape {_shape(input)}, expected a height and width that leave an output of at "
-            f"least 1 x 1 (dimensions 2 and 3), found {size[0]} x {size[1]}."
+            f"input has shape {input}, expected a height and width that leave an output of at "
+            f"least 1 x 1 (dimensions 2 and 3), found {height} x {width}."
         )
-    return size
+    return height, width
 
 
-def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != expected:
-        raise ValueError(f"{name} has shape {_shape(tensor)}, expected {expected}.")
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
+def _check_shape(name: str, shape: Shape, expected: Shape) -> None:
+    if shape != expected:
+        raise ValueError(f"{name} has shape {shape}, expected {expected}.")
