@@ -78,8 +78,13 @@ class ForwardBlock {
     for (int64_t row = 0; row < rows;) {
       const int64_t image = (first + row) / p_.positions(), at = (first + row) % p_.positions();
       const int64_t count = std::min(rows - row, p_.positions() - at);
-      kernels_.transpose(values + row * p_.out_channels, count, p_.out_channels, p_.out_channels,
-                         output + image * p_.out_channels * p_.positions() + at, p_.positions());
+      // A few channels at a time: to write them all would take more pages than the processor keeps addresses
+      // of.
+      for (int64_t c = 0; c < p_.out_channels; c += 16) {
+        kernels_.transpose(values + row * p_.out_channels + c, count,
+                           std::min<int64_t>(16, p_.out_channels - c), p_.out_channels,
+                           output + (image * p_.out_channels + c) * p_.positions() + at, p_.positions());
+      }
       row += count;
     }
   }
