@@ -4,7 +4,7 @@
 namespace dcn::cpu {
 
 // Each includes the ones before it. On processors other than x86-64 there is only the first.
-enum class Capability { generic, avx2, avx512, avx512_bf16 };
+enum class Capability { generic, avx2, avx512, avx512_bf16, amx };
 
 // The most that the processor has, or less where the environment variable DCN_CPU_CAPABILITY names it; read
 // once. Throws std::runtime_error when that names none of the processor's.

@@ -19,8 +19,8 @@ class GradWeight {
         panel_(kernels_.panel_width(groups_.in_channels)),
         panels_((groups_.in_channels + panel_ - 1) / panel_),
         sums_(zeros<Real>(p.grad_weight ? p.out_channels * row_length_ : 0)),
-        steps_(uninitialized<Element>(
-            kTogether<Element> > 1 ? steps(block_rows) * kTogether<Element> * p.out_channels : 0)) {}
+        padded_rows_(padded(block_rows)),
+        transposed_(uninitialized<Element>(kTogether<Element> > 1 ? padded_rows_ * p.out_channels : 0)) {}
 
   // What follows adds the positions [first, first + rows); `first` begins a block.
   void start(int64_t first, int64_t rows) {
@@ -31,7 +31,7 @@ class GradWeight {
   // Adds grad_output^T x columns for the taps of a run.
   void add(const Element* columns, TapRun taps) {
     parallel_for(0, groups_.count * taps.count * panels_, 1, [&](int64_t begin, int64_t end) {
-      const auto packed = zeros<Element>((rows_ + 1) * panel_);
+      const auto packed = zeros<Element>(padded(rows_) * panel_);
       for (int64_t i = begin; i < end; ++i) add_panel(columns, taps, i, packed.get());
     });
   }
@@ -52,18 +52,22 @@ class GradWeight {
   }
 
  private:
-  static int64_t steps(int64_t rows) { return (rows + kTogether<Element> - 1) / kTogether<Element>; }
+  static int64_t padded(int64_t rows) {
+    return (rows + kDepthMultiple<Element> - 1) / kDepthMultiple<Element> * kDepthMultiple<Element>;
+  }
 
-  // [C_out, rows], whose steps of depth are positions.
+  // [C_out, rows], whose steps of depth are positions, side by side where a step has several.
   Matrix<Element> grad_output_transposed(const Element* grad_output) {
-    constexpr int64_t together = kTogether<Element>;
-    if (together == 1) return {grad_output, 1, rows_, p_.out_channels};
-    parallel_for(0, steps(rows_), 16, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * together, last = std::min(end * together, rows_);
-      kernels_.pack(grad_output + first * p_.out_channels, last - first, p_.out_channels, p_.out_channels, 1,
-                    p_.out_channels, steps_.get() + first * p_.out_channels);
+    if (kTogether<Element> == 1) return {grad_output, 1, rows_, p_.out_channels};
+    parallel_for(0, p_.out_channels, 32, [&](int64_t begin, int64_t end) {
+      Element* transposed = transposed_.get() + begin * padded_rows_;
+      sampling_kernels<Element>().transpose(grad_output + begin, rows_, end - begin, p_.out_channels,
+                                            transposed, padded_rows_);
+      for (int64_t c = 0; c < end - begin; ++c) {
+        std::fill_n(transposed + c * padded_rows_ + rows_, padded(rows_) - rows_, Element(0));
+      }
     });
-    return {steps_.get(), together, steps(rows_), together * p_.out_channels};
+    return {transposed_.get(), padded_rows_, padded(rows_) / kTogether<Element>, kTogether<Element>};
   }
 
   // `index` counts the panels of all groups and of the run's taps.
@@ -96,8 +100,9 @@ class GradWeight {
   const MergedGroups groups_{p_, kernels_.lanes};
   const TapRun taps_;
   const int64_t row_length_, panel_, panels_;
-  const Buffer<Real> sums_;      // [C_out, taps, C_in of a merged group]
-  const Buffer<Element> steps_;  // grad_output of a block, where steps have several elements
+  const Buffer<Real> sums_;  // [C_out, taps, C_in of a merged group]
+  const int64_t padded_rows_;
+  const Buffer<Element> transposed_;  // grad_output of a block
   int64_t rows_ = 0;
   Matrix<Element> left_{};
 };

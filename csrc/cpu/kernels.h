@@ -66,6 +66,11 @@ struct SamplingKernels {
 template <typename Element>
 constexpr int64_t kTogether = std::is_same_v<Element, BFloat16> ? 2 : 1;
 
+// Elements of depth that every kernel can take whole: where the depth is ours to choose, it is filled up to
+// them.
+template <typename Element>
+constexpr int64_t kDepthMultiple = std::is_same_v<Element, BFloat16> ? 32 : 1;
+
 // A left-hand matrix in memory. Its depth is `segments` runs of `depth` steps; strides are in elements, and
 // the elements of a step lie side by side.
 template <typename Element>

@@ -30,6 +30,9 @@ DCN_INSTANTIATE_KERNELS(float)
 DCN_DECLARE_KERNELS(avx2)
 DCN_DECLARE_KERNELS(avx512)
 DCN_DECLARE_KERNELS(avx512_bf16)
+namespace amx {
+const GemmKernels<BFloat16>& gemm_kernels();
+}
 #endif
 
 template <typename Element>
@@ -66,6 +69,7 @@ const SamplingKernels<BFloat16>& sampling_kernels<BFloat16>() {
 template <>
 const GemmKernels<BFloat16>& gemm_kernels<BFloat16>() {
 #if defined(__x86_64__)
+  if (capability() == Capability::amx) return amx::gemm_kernels();
   return avx512_bf16::gemm_kernels<BFloat16>();
 #else
   std::abort();
@@ -74,4 +78,4 @@ const GemmKernels<BFloat16>& gemm_kernels<BFloat16>() {
 
 }  // namespace dcn::cpu
 
-bool dcn::has_native_bfloat16_cpu() { return cpu::capability() == cpu::Capability::avx512_bf16; }
+bool dcn::has_native_bfloat16_cpu() { return cpu::capability() >= cpu::Capability::avx512_bf16; }

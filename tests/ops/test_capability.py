@@ -22,11 +22,12 @@ from . import test_extension_cpu
 
 pytestmark = pytest.mark.skipif("extension" not in available_backends(), reason="the extension is not built")
 
-NAMES = ["generic", "avx2", "avx512", "avx512_bf16"]
+NAMES = ["generic", "avx2", "avx512", "avx512_bf16", "amx"]
 FLAGS = [
     {"avx2", "fma"},
     {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     {"avx512_bf16"},
+    {"amx_tile", "amx_bf16"},
 ]
 HERE = cpu_capability() if "extension" in available_backends() else "generic"
 LESSER = NAMES[: NAMES.index(HERE)]

@@ -17,7 +17,7 @@ CASES = {
     # In every type more positions than a block holds, blocks that end inside an image, a partial last
     # block, and columns longer than the depth that one pass of a product covers.
     "blocks": Case(
-        batch=3, channels=96, out_channels=40, size=(37, 29), groups=2, offset_groups=4, bias=False
+        batch=3, channels=128, out_channels=40, size=(37, 29), groups=2, offset_groups=4, bias=False
     ),
     # Groups narrower than a vector, which the products merge.
     "narrow_groups": Case(batch=3, channels=64, out_channels=64, size=(19, 29), groups=8, offset_groups=2),

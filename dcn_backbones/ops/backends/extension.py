@@ -25,7 +25,7 @@ except ImportError as error:
 
 
 def cpu_capability() -> str:
-    """The instruction sets that the CPU kernels use: generic, avx2, avx512 or avx512_bf16.
+    """The instruction sets that the CPU kernels use: generic, avx2, avx512, avx512_bf16 or amx.
 
     The most that the processor has, or what the environment variable `DCN_CPU_CAPABILITY` named at first use.
 
