@@ -12,6 +12,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 FLOAT_TYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
+def accumulate_type(dtype: torch.dtype) -> torch.dtype:
+    """What positions are computed and products are summed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Request(NamedTuple):
     """What the choice of a backend may depend on."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients
+from .base import Backend, Gradients, accumulate_type
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
 _library.define(
@@ -65,4 +65,4 @@ class ExtensionBackend(Backend):
 
 def _position(tensor: Tensor, input: Tensor) -> Tensor:
     """Offsets and mask in the type that positions are computed in."""
-    return tensor.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+    return tensor.to(accumulate_type(input.dtype))
