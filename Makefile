@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(CURDIR)/$(VENV)/bin
 BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh csrc/cuda/emulation/*)
 
 .PHONY: demo test test-oldest fuzz sanitize bench lint format wheel install clean
 

@@ -1,9 +1,10 @@
-"""The compiled extension: C++ on the CPU."""
+"""The compiled extension: C++ on the CPU, CUDA on NVIDIA GPUs; one library each."""
 
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, accumulate_type
+from .base import Backend, Gradients, Request, accumulate_type
+from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
 _library.define(
@@ -28,14 +29,26 @@ class ExtensionBackend(Backend):
     """Kernels for channels-last tensors; a contiguous input is converted once a call."""
 
     name = "extension"
-    devices = frozenset({"cpu"})
+    devices = frozenset({"cpu", "cuda"})
+
+    def __init__(self) -> None:
+        self._cuda = CudaKernels()
 
     def unavailable_reasons(self) -> list[str]:
-        if _import_error is None:
-            return []
-        return [f"the compiled library dcn_backbones._C does not import ({_import_error})"]
+        reasons = self.reasons_by_device()
+        return sum(reasons.values(), []) if all(reasons.values()) else []
+
+    def not_supported_reasons(self, request: Request) -> list[str]:
+        missing = self.unavailable_reasons() or self.reasons_by_device().get(request.device, [])
+        return missing or super().not_supported_reasons(request)
+
+    def reasons_by_device(self) -> dict[str, list[str]]:
+        cpu = f"the compiled library dcn_backbones._C does not import ({_import_error})"
+        return {"cpu": [cpu] if _import_error else [], "cuda": self._cuda.unavailable_reasons()}
 
     def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+        if input.is_cuda:
+            return self._cuda.forward(input, offset, weight, bias, mask, stride, padding, dilation)
         return torch.ops.dcn_backbones._deform_conv2d_forward(
             input.contiguous(memory_format=torch.channels_last),
             _position(offset, input),
@@ -50,6 +63,10 @@ class ExtensionBackend(Backend):
     def backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
+        if input.is_cuda:
+            return self._cuda.backward(
+                grad_output, input, offset, weight, mask, stride, padding, dilation, needs
+            )
         return torch.ops.dcn_backbones._deform_conv2d_backward(
             grad_output.contiguous(memory_format=torch.channels_last),
             input.contiguous(memory_format=torch.channels_last),

@@ -1,0 +1,164 @@
+// Which instantiation of a kernel runs, on what grid. `run` is called with a kernel (a type with Params,
+// kThreads, kBlocks and run), its parameters and its launch; the same choices serve the GPU and the emulated
+// grid.
+#pragma once
+
+#include <algorithm>
+
+#include "gather.cuh"
+#include "launch.h"
+#include "scatter.cuh"
+
+namespace dcn::cuda {
+
+constexpr int kBlocksWanted =
+    8;  // of a multiprocessor: enough to hide latency, and to even out the last ones
+constexpr int kLargestTile = 14;            // output positions a side; ImageNet's maps are multiples of 7
+constexpr int kMostSlices = 4;              // warps of a scatter block, which share what they locate
+constexpr int64_t kWindowBytes = 40 << 10;  // of a warp: five or more warps of a multiprocessor have one
+
+template <typename Body>
+void with_element(ElementType type, const Body& body) {
+  switch (type) {
+    case ElementType::float64:
+      return body(double());
+    case ElementType::float32:
+      return body(float());
+    case ElementType::float16:
+      return body(Half());
+    case ElementType::bfloat16:
+      return body(BFloat16());
+  }
+}
+
+// Whether runs of `count` channels stay within the groups of the offset and of the weight.
+inline bool divides_groups(const Sampling& s, int groups, int count) {
+  return s.channels / s.offset_groups % count == 0 && s.channels / groups % count == 0;
+}
+
+template <typename Element, int kCount, bool kBackward>
+struct Gather {
+  using Params = GatherParams;
+  static constexpr int kThreads = kGatherThreads;
+  static constexpr int kBlocks = 4;
+  static DCN_DEVICE void run(const Params& p) { gather<Element, kCount, kBackward>(p); }
+};
+
+template <typename Element, int kCount, bool kBackward, typename Run>
+void plan_gather_width(GatherParams p, const Device& device, const Run& run) {
+  const Sampling& s = p.sampling;
+  const int64_t samples = static_cast<int64_t>(s.rows) * s.offset_groups * s.taps();
+  p.lanes =
+      power_of_two_up_to(std::min<int64_t>(kWarpLanes, ceil_divide(s.channels / s.offset_groups, kCount)));
+  const int64_t share = samples / (static_cast<int64_t>(kBlocksWanted) * device.multiprocessors);
+  p.samples_per_block =
+      std::max(kGatherThreads / p.lanes, power_of_two_up_to(std::clamp<int64_t>(share, 1, kGatherThreads)));
+  const int64_t shared_bytes =
+      p.samples_per_block * static_cast<int64_t>(sizeof(Sample<Accumulate<Element>>));
+  run(Gather<Element, kCount, kBackward>(), p,
+      Launch{ceil_divide(samples, p.samples_per_block), kGatherThreads, shared_bytes});
+}
+
+template <typename Element, bool kBackward, typename Run>
+void plan_gather(const GatherParams& p, const Device& device, const Run& run) {
+  if (divides_groups(p.sampling, p.groups, kWidest<Element>)) {
+    plan_gather_width<Element, kWidest<Element>, kBackward>(p, device, run);
+  } else {
+    plan_gather_width<Element, 1, kBackward>(p, device, run);
+  }
+}
+
+// Gradients of samples where there are gradients of columns, columns alone otherwise.
+template <typename Run>
+void plan_gather(const GatherParams& p, ElementType type, const Device& device, const Run& run) {
+  with_element(type, [&](auto element) {
+    if (p.grad_columns) {
+      plan_gather<decltype(element), true>(p, device, run);
+    } else {
+      plan_gather<decltype(element), false>(p, device, run);
+    }
+  });
+}
+
+template <typename Element, typename Sum, int kCount>
+struct Scatter {
+  using Params = ScatterParams;
+  static constexpr int kThreads = kMostSlices * kWarpLanes;
+  static constexpr int kBlocks = 2;
+  static DCN_DEVICE void run(const Params& p) { scatter<Element, Sum, kCount>(p); }
+};
+
+// Pixels that the window of a tile has on one axis, at most.
+inline int window_size(int tile, int stride, int kernel, int dilation, int size) {
+  const int64_t wanted = static_cast<int64_t>(tile - 1) * stride +
+                         static_cast<int64_t>(kernel - 1) * dilation + 2 + 2 * kWindowMargin;
+  return static_cast<int>(std::min<int64_t>(wanted, size));
+}
+
+inline void set_tile(ScatterParams& p, int tile_height, int tile_width) {
+  const Sampling& s = p.sampling;
+  p.tile_height = tile_height;
+  p.tile_width = tile_width;
+  p.window_height = window_size(tile_height, s.stride_height, s.kernel_height, s.dilation_height, s.height);
+  p.window_width = window_size(tile_width, s.stride_width, s.kernel_width, s.dilation_width, s.width);
+}
+
+// The largest of the tiles that cut the image evenly and whose window fits; none fits where taps are far
+// apart.
+template <typename Sum, int kCount>
+void choose_tile(ScatterParams& p) {
+  const Sampling& s = p.sampling;
+  const auto even = [](int size, int most) { return ceil_divide(size, ceil_divide(size, most)); };
+  for (int most = kLargestTile; most > 0; most /= 2) {
+    set_tile(p, even(s.out_height, most), even(s.out_width, most));
+    if (window_bytes<Sum, kCount>(p.window_height * p.window_width) <= kWindowBytes) return;
+  }
+  p.window_height = p.window_width = 0;
+}
+
+template <typename Element, typename Sum, int kCount, typename Run>
+void plan_scatter_width(ScatterParams p, const Device& device, const Run& run) {
+  const Sampling& s = p.sampling;
+  choose_tile<Sum, kCount>(p);
+  const int64_t slices = ceil_divide(s.channels / s.offset_groups, kLanesOfCorner * kCount);
+  const int64_t positions = static_cast<int64_t>(s.out_height) * s.out_width;
+  const int64_t images = ceil_divide(s.first + static_cast<int64_t>(s.rows), positions);
+  const int64_t tiles =
+      images * ceil_divide(s.out_height, p.tile_height) * ceil_divide(s.out_width, p.tile_width);
+  const int64_t warp_bytes =
+      target_bytes<Accumulate<Element>>() + window_bytes<Sum, kCount>(p.window_height * p.window_width);
+  const int64_t fitting = std::min<int64_t>({kMostSlices, slices, device.shared_bytes / warp_bytes});
+  const int64_t blocks = tiles * s.offset_groups;
+  p.slices_per_block = 1;
+  while (2 * p.slices_per_block <= fitting &&
+         blocks * ceil_divide(slices, 2 * p.slices_per_block) >= 2 * device.multiprocessors) {
+    p.slices_per_block *= 2;
+  }
+  run(Scatter<Element, Sum, kCount>(), p,
+      Launch{blocks * ceil_divide(slices, p.slices_per_block), p.slices_per_block * kWarpLanes,
+             p.slices_per_block * warp_bytes});
+}
+
+template <typename Element, typename Sum, typename Run>
+void plan_scatter(const ScatterParams& p, const Device& device, const Run& run) {
+  if (divides_groups(p.sampling, p.groups, 4)) {
+    plan_scatter_width<Element, Sum, 4>(p, device, run);
+  } else {
+    plan_scatter_width<Element, Sum, 1>(p, device, run);
+  }
+}
+
+// In fixed point where there is a scale.
+template <typename Run>
+void plan_scatter(const ScatterParams& p, ElementType type, const Device& device, const Run& run) {
+  with_element(type, [&](auto element) {
+    using Element = decltype(element);
+    if (p.scale) {
+      plan_scatter<Element, FixedSum<Accumulate<Element>>>(p, device, run);
+    } else {
+      plan_scatter<Element, FloatingSum<Accumulate<Element>>>(p, device, run);
+    }
+  });
+}
+
+}  // namespace dcn::cuda

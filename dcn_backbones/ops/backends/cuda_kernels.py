@@ -1,0 +1,76 @@
+"""The compiled extension on NVIDIA GPUs: kernels for `blocked`, and a fused forward for half types."""
+
+import torch
+
+from .blocked import BlockedBackend
+from .blocks import Geometry
+
+_SETTINGS = "int[2] kernel, int[2] stride, int[2] padding, int[2] dilation"
+
+_library = torch.library.Library("dcn_backbones", "FRAGMENT")
+_library.define(
+    f"_gather(Tensor input, Tensor offset, Tensor? mask, {_SETTINGS}, int first, Tensor(a!) columns) -> ()"
+)
+_library.define(
+    f"_gather_backward(Tensor grad_columns, Tensor input, Tensor offset, Tensor? mask, {_SETTINGS}, "
+    "int first, Tensor(a!)? columns, Tensor(b!)? grad_offset, Tensor(c!)? grad_mask, Tensor(d!)? grad_input, "
+    "Tensor? scale) -> ()"
+)
+
+# Imported after the schemas are defined, and only where it can load: it links to torch's CUDA libraries.
+if torch.version.cuda is None:
+    import_error = "this torch is built without CUDA"
+else:
+    try:
+        import dcn_backbones._CUDA  # noqa: F401
+
+        import_error = None
+    except ImportError as error:
+        import_error = str(error)
+
+
+class CudaKernels(BlockedBackend):
+    """What `extension` runs on a GPU; the layouts are those of `blocked`."""
+
+    name = "extension"
+    devices = frozenset({"cuda"})
+
+    def unavailable_reasons(self) -> list[str]:
+        if import_error is None:
+            return []
+        return [f"the compiled library dcn_backbones._CUDA does not import ({import_error})"]
+
+    def gather(self, input, offset, mask, geometry, first, columns) -> None:
+        torch.ops.dcn_backbones._gather(input, offset, mask, *_settings(geometry), first, columns)
+
+    def gather_backward(
+        self,
+        grad_columns,
+        input,
+        offset,
+        mask,
+        geometry,
+        first,
+        columns,
+        grad_offset,
+        grad_mask,
+        grad_input,
+        scale,
+    ) -> None:
+        torch.ops.dcn_backbones._gather_backward(
+            grad_columns,
+            input,
+            offset,
+            mask,
+            *_settings(geometry),
+            first,
+            columns,
+            grad_offset,
+            grad_mask,
+            grad_input,
+            scale,
+        )
+
+
+def _settings(geometry: Geometry) -> tuple:
+    return geometry.kernel, geometry.stride, geometry.padding, geometry.dilation
