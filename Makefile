@@ -7,7 +7,11 @@ BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh csrc/cuda/emulation/*)
 
-.PHONY: demo test test-oldest fuzz sanitize bench lint format wheel install clean
+# What the CUDA kernels are compiled for: the GPUs here, or where there is none one architecture, which is quick.
+# Wheels are compiled for all.
+export TORCH_CUDA_ARCH_LIST ?= native
+
+.PHONY: demo test test-oldest fuzz sanitize bench cuda-all lint format wheel install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -37,6 +41,10 @@ sanitize: install
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -k 'not processes' tests/ops
 
+# The CUDA kernels for every architecture, each checked for spills and registers.
+cuda-all: install
+	DCN_CUDA_ARCHITECTURES=75,80,86,89,90,100,120 $(BIN)/python -m pytest tests/test_build_cuda.py
+
 bench: install
 	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json
 
@@ -52,6 +60,7 @@ format: install
 
 install: $(VENV)/ready
 
+wheel: export TORCH_CUDA_ARCH_LIST :=
 wheel: dist/ready
 
 dist/ready: $(VENV)/ready $(PACKAGE)

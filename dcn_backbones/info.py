@@ -16,7 +16,7 @@ def main() -> None:
     print("backends of deform_conv2d, the preferred first:")
     for name, backend in BACKENDS.items():
         reasons = backend.unavailable_reasons()
-        status = f"out: {'; '.join(reasons)}" if reasons else "ready"
+        status = f"out: {'; '.join(reasons)}" if reasons else "; ".join(["ready", *backend.missing_parts()])
         print(f"  {name:<12} {status}{'' if backend.automatic else ' (only when named)'}")
 
 

@@ -216,6 +216,37 @@ void gather_backward_cuda(const Tensor& grad_columns, const Tensor& input, const
   });
 }
 
+// False where the fused kernel does not take the call; all of output is then untouched. Input is [N, H, W,
+// C_in], weight [C_out, kh, kw, C_in / groups], output [N, H_out, W_out, C_out].
+bool fused_forward_cuda(const Tensor& input, const Tensor& offset, const std::optional<Tensor>& mask,
+                        const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
+                        const Pair& padding, const Pair& dilation, Tensor output) {
+  check(weight.dim() == 4 && output.dim() == 4, "weight and output must have 4 dimensions");
+  const Pair kernel{weight.size(1), weight.size(2)};
+  const int64_t rows = output.size(0) * output.size(1) * output.size(2);
+  const Sampled sampled(input, offset, mask, {kernel, stride, padding, dilation}, 0, rows);
+  const Sampling& s = sampled.sampling;
+  check(weight.size(3) > 0 && s.channels % weight.size(3) == 0,
+        "channels must be divisible by those of weight");
+  FusedParams params{};
+  params.sampling = s;
+  params.groups = static_cast<int>(s.channels / weight.size(3));
+  params.out_channels = narrow_index(weight.size(0), "output channels");
+  check_tensor("weight", weight, input, sampled.type, {weight.size(0), kernel[0], kernel[1], weight.size(3)});
+  check_tensor("output", output, input, sampled.type,
+               {input.size(0), s.out_height, s.out_width, weight.size(0)});
+  if (bias) check_tensor("bias", *bias, input, sampled.accumulate, {weight.size(0)});
+  const Tensor weight_rows = aligned(weight);
+  params.weight = weight_rows.const_data_ptr();
+  params.bias = bias ? bias->const_data_ptr() : nullptr;
+  params.output = output.mutable_data_ptr();
+  bool taken = false;
+  with_device(input.get_device_index(), [&](const Device& device) {
+    taken = launch_fused_forward(params, element_type(sampled.type), device);
+  });
+  return taken;
+}
+
 }  // namespace
 }  // namespace dcn::cuda
 
@@ -226,4 +257,5 @@ void gather_backward_cuda(const Tensor& grad_columns, const Tensor& input, const
 STABLE_TORCH_LIBRARY_IMPL(dcn_backbones, DCN_DISPATCH_KEY, library) {
   library.impl("_gather", TORCH_BOX(&dcn::cuda::gather_cuda));
   library.impl("_gather_backward", TORCH_BOX(&dcn::cuda::gather_backward_cuda));
+  library.impl("_fused_forward", TORCH_BOX(&dcn::cuda::fused_forward_cuda));
 }

@@ -48,6 +48,29 @@ struct alignas(sizeof(Element) * kCount < 16 ? sizeof(Element) * kCount : 16) Ve
 template <typename Element>
 constexpr int kWidest = 16 / sizeof(Element);
 
+// Element i as a float or double. A pair of bfloat16 in one register is widened in place.
+template <typename Element, int kCount>
+DCN_DEVICE Accumulate<Element> widen(const Vector<Element, kCount>& vector, int i) {
+  if constexpr (std::is_same_v<Element, BFloat16> && kCount % 2 == 0) {
+    uint32_t pair;
+    memcpy(&pair, vector.value + i / 2 * 2, 4);
+    const uint32_t bits = i % 2 ? pair & 0xFFFF0000u : pair << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+  } else {
+    return widen(vector.value[i]);
+  }
+}
+
+// Elements i and i + 1.
+template <typename Element, int kCount>
+DCN_DEVICE void narrow_pair(float first, float second, Vector<Element, kCount>& vector, int i) {
+  const uint32_t pair =
+      std::is_same_v<Element, Half> ? floats_to_halves(first, second) : floats_to_bfloat16s(first, second);
+  memcpy(vector.value + i, &pair, 4);
+}
+
 template <typename Element, int kCount>
 DCN_DEVICE Vector<Element, kCount> zeros() {
   Vector<Element, kCount> vector;

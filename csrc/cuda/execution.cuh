@@ -108,19 +108,38 @@ DCN_DEVICE uint16_t float_to_bfloat16(float value) {
 #endif
 }
 
+// Two in one register, the first in its lower half.
+DCN_DEVICE uint32_t floats_to_halves(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return float_to_half(first) | static_cast<uint32_t>(float_to_half(second)) << 16;
+#endif
+}
+
+DCN_DEVICE uint32_t floats_to_bfloat16s(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return float_to_bfloat16(first) | static_cast<uint32_t>(float_to_bfloat16(second)) << 16;
+#endif
+}
+
 DCN_DEVICE int64_t round_to_integer(float value) { return __float2ll_rn(value); }
 DCN_DEVICE int64_t round_to_integer(double value) { return __double2ll_rn(value); }
 DCN_DEVICE bool is_finite(float value) { return fabsf(value) <= 3.4028234664e38f; }
 DCN_DEVICE bool is_finite(double value) { return fabs(value) <= 1.7976931348623157e308; }
 
-// Whether the operations below exist here.
-#if __CUDA_ARCH__ >= 800
-#define DCN_HAS_TENSOR_TILES 1
-#else
+// The operations below need compute capability 8.0; a kernel that uses them is empty before.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define DCN_HAS_TENSOR_TILES 0
+#else
+#define DCN_HAS_TENSOR_TILES 1
 #endif
-
-#if DCN_HAS_TENSOR_TILES
 
 DCN_DEVICE uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -176,8 +195,6 @@ DCN_DEVICE void multiply_8(float sums[4], const uint32_t left[4], const uint32_t
 }
 
 #undef DCN_MULTIPLY
-
-#endif  // DCN_HAS_TENSOR_TILES
 
 }  // namespace dcn::cuda
 

@@ -46,7 +46,7 @@ DCN_DEVICE void gather_channels(const GatherParams& p, const Sample<Accumulate<E
 #pragma unroll
       for (int c = 0; c < kCount; ++c) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) product[i] += widen(gradient.value[c]) * widen(corner[i].value[c]);
+        for (int i = 0; i < 4; ++i) product[i] += widen(gradient, c) * widen(corner[i], c);
       }
     }
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "fused_forward.cuh"
 #include "gather.cuh"
 #include "launch.h"
 #include "scatter.cuh"
@@ -159,6 +160,83 @@ void plan_scatter(const ScatterParams& p, ElementType type, const Device& device
       plan_scatter<Element, FloatingSum<Accumulate<Element>>>(p, device, run);
     }
   });
+}
+
+template <typename Element, typename Tile_, int kBlocks_, int kStepCycles_>
+struct FusedForward {
+  using Params = FusedParams;
+  using Tile = Tile_;
+  static constexpr int kThreads = kFusedThreads;
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int kStepCycles = kStepCycles_;  // of one block for one chunk, predicted in csrc/README.md
+  static DCN_DEVICE void run(const Params& p) { fused_forward<Element, Tile>(p); }
+};
+
+template <typename Element>
+using FusedWide = FusedForward<Element, FusedTile<128, 256, 2, false>, 1, 1920>;
+template <typename Element>
+using FusedSquare = FusedForward<Element, FusedTile<128, 128, 4, false>, 2, 1536>;
+template <typename Element>
+using FusedSmall = FusedForward<Element, FusedTile<64, 128, 2, false>, 2, 960>;
+template <typename Element>
+using FusedDiagonal = FusedForward<Element, FusedTile<64, 64, 4, true>, 3, 400>;
+
+// Cycles of the busiest multiprocessor for one chunk of every tile; none where a kernel does not take the
+// call.
+template <typename Kernel>
+int64_t fused_cycles(const FusedParams& p, const Device& device) {
+  using Tile = typename Kernel::Tile;
+  const Sampling& s = p.sampling;
+  const int group_channels = s.channels / p.groups, group_columns = p.out_channels / p.groups;
+  const bool vectors = group_channels % 8 == 0 && p.out_channels % 8 == 0;
+  const bool one_offset_group = s.offset_groups == 1 || s.channels / s.offset_groups % kChunk == 0;
+  const bool narrow = group_channels == 8 || group_channels == 16 || group_channels == 32;
+  const bool groups = Tile::kDiagonal ? narrow && group_channels == group_columns
+                                      : p.groups == 1 || group_columns % Tile::kColumns == 0;
+  if (!vectors || !one_offset_group || !groups || Tile::shared_bytes(s.taps()) > device.shared_bytes)
+    return 0;
+  const int64_t blocks = ceil_divide(s.rows, Tile::kRows) * ceil_divide(p.out_channels, Tile::kColumns);
+  return ceil_divide(blocks, device.multiprocessors) * Kernel::kStepCycles;
+}
+
+template <typename Kernel, typename Run>
+void run_fused(const FusedParams& p, const Run& run) {
+  using Tile = typename Kernel::Tile;
+  const int64_t blocks =
+      ceil_divide(p.sampling.rows, Tile::kRows) * ceil_divide(p.out_channels, Tile::kColumns);
+  run(Kernel(), p, Launch{blocks, kFusedThreads, Tile::shared_bytes(p.sampling.taps())});
+}
+
+// The kernel that is predicted to be the fastest; false where none takes the call.
+template <typename Element, typename Run>
+bool plan_fused_forward(const FusedParams& p, const Device& device, const Run& run) {
+  const int64_t wide = fused_cycles<FusedWide<Element>>(p, device);
+  const int64_t square = fused_cycles<FusedSquare<Element>>(p, device);
+  const int64_t small = fused_cycles<FusedSmall<Element>>(p, device);
+  const int64_t diagonal = fused_cycles<FusedDiagonal<Element>>(p, device);
+  const auto best = [&](int64_t cycles) {
+    const auto no_better = [&](int64_t other) { return other == 0 || cycles <= other; };
+    return cycles > 0 && no_better(wide) && no_better(square) && no_better(small);
+  };
+  if (diagonal > 0 && p.groups > 1) {
+    run_fused<FusedDiagonal<Element>>(p, run);
+  } else if (best(wide)) {
+    run_fused<FusedWide<Element>>(p, run);
+  } else if (best(square)) {
+    run_fused<FusedSquare<Element>>(p, run);
+  } else if (best(small)) {
+    run_fused<FusedSmall<Element>>(p, run);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+template <typename Run>
+bool plan_fused_forward(const FusedParams& p, ElementType type, const Device& device, const Run& run) {
+  if (!device.tensor_tiles) return false;
+  if (type == ElementType::float16) return plan_fused_forward<Half>(p, device, run);
+  return type == ElementType::bfloat16 && plan_fused_forward<BFloat16>(p, device, run);
 }
 
 }  // namespace dcn::cuda

@@ -86,13 +86,20 @@ DCN_DEVICE void load_corners(const Sampling& p, const int pixel[4], int channel,
 template <typename Element, int kCount>
 DCN_DEVICE Vector<Element, kCount> weighted_sum(const Vector<Element, kCount> corner[4],
                                                 const Accumulate<Element> weight[4]) {
-  Vector<Element, kCount> result;
+  Accumulate<Element> sum[kCount];
 #pragma unroll
   for (int c = 0; c < kCount; ++c) {
-    Accumulate<Element> sum = weight[0] * widen(corner[0].value[c]);
+    sum[c] = weight[0] * widen(corner[0], c);
 #pragma unroll
-    for (int i = 1; i < 4; ++i) sum += weight[i] * widen(corner[i].value[c]);
-    result.value[c] = narrow<Element>(sum);
+    for (int i = 1; i < 4; ++i) sum[c] += weight[i] * widen(corner[i], c);
+  }
+  Vector<Element, kCount> result;
+  if constexpr (sizeof(Element) == 2 && kCount % 2 == 0) {
+#pragma unroll
+    for (int c = 0; c < kCount; c += 2) narrow_pair(sum[c], sum[c + 1], result, c);
+  } else {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) result.value[c] = narrow<Element>(sum[c]);
   }
   return result;
 }

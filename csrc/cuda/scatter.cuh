@@ -168,7 +168,7 @@ struct Slice {
     Value contribution[kCount];
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
-      contribution[c] = to_sum<Sum>(target.weight[corner] * widen(gradient.value[c]), scale);
+      contribution[c] = to_sum<Sum>(target.weight[corner] * widen(gradient, c), scale);
     }
     if (pixel >= pixels) return add_to_global<kCount>(global_at(pixel - pixels), contribution);
     Vector<Value, kCount>& sums = *reinterpret_cast<Vector<Value, kCount>*>(window_at(pixel));

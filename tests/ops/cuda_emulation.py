@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from torch.utils import cpp_extension
 
 from dcn_backbones.ops.backends.cuda_kernels import CudaKernels
@@ -71,7 +70,9 @@ class EmulatedCuda(CudaKernels):
         """The device that launches are planned for, and the order in which threads of a block run."""
         library().set_emulated_device(multiprocessors, shared_bytes, tensor_tiles, backwards)
 
-
-def poisoned(shape, dtype: torch.dtype) -> torch.Tensor:
-    """What a kernel has to overwrite."""
-    return torch.full(tuple(shape), float("nan"), dtype=dtype)
+    @staticmethod
+    def last_kernel() -> str:
+        """The mangled type of the kernel that ran last."""
+        name = library().last_emulated_kernel
+        name.restype = ctypes.c_char_p
+        return name().decode()

@@ -83,13 +83,13 @@ def test_blocks_that_begin_inside_an_image(emulated, monkeypatch, name, workspac
     check(emulated.name, ALL_CASES[name], ALL_CASES[name].tensors(torch.float32), torch.float32)
 
 
-def gradient_of_input(backend, case: Case, change: float = 1.0) -> torch.Tensor:
-    """With `change` as one element of a gradient of the output that is one everywhere else."""
+def gradient_of_input(backend, case: Case, change: float = 1.0, scale: float = 1.0) -> torch.Tensor:
+    """With `change` as one element of a gradient of the output that is `scale` everywhere else."""
     tensors = case.tensors(torch.float32)
     input = tensors.pop("input").requires_grad_()
     with use_backend(backend.name):
         output = deform_conv2d(input, **tensors, **case.settings)
-    grad_output = torch.ones_like(output)
+    grad_output = torch.full_like(output, scale)
     grad_output[-1, 0, 0, 0] = change
     output.backward(grad_output)
     return input.grad
@@ -112,6 +112,14 @@ def test_fixed_point_passes_on_what_is_not_finite(emulated, value):
     lost = ~found.isfinite()
     assert lost[1, :, 0, 0].all() and not lost[0].any() and not lost[1, :, 3:].any()
     assert_near(found[~lost], unharmed[~lost], 1e-5)
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_fixed_point_sums_that_are_lost_twice_stay_lost(emulated):
+    """Two tiles that each add NaN to one pixel."""
+    case = CASES["tiles"]
+    found, all_ones = gradient_of_input(emulated, case, scale=float("nan")), gradient_of_input(emulated, case)
+    assert torch.equal(found.isnan(), all_ones != 0)
 
 
 GEOMETRY = Geometry((3, 3), (1, 1), (1, 1), (1, 1), (4, 5), 1)
@@ -151,3 +159,78 @@ def test_tensors_that_are_not_aligned_are_taken(emulated):
     columns = operands()["columns"]
     emulated.gather(shifted["input"], shifted["offset"], shifted["mask"], GEOMETRY, 20, columns)
     assert columns[0, 6].eq(1).all() and columns[0, 0].sum() == 4 * 4
+
+
+# By positions and output channels of the tile, with ragged ends; narrow groups have their own kernel.
+FUSED = {
+    "128x256": Case(batch=3, channels=72, out_channels=264, size=(7, 9), spread=1.0),
+    "128x128": Case(batch=1, channels=136, out_channels=104, size=(17, 9), bias=False, spread=1.0),
+    "64x128": Case(batch=1, channels=64, out_channels=16, size=(5, 7), mask=False),
+    "64x128 offset groups": Case(batch=2, channels=128, out_channels=8, size=(5, 7), offset_groups=2),
+    "64x128 large kernel": Case(channels=8, out_channels=8, kernel_size=(5, 2), dilation=(2, 1)),
+    "64x128 wide groups": Case(batch=1, channels=144, out_channels=256, size=(5, 7), groups=2),
+    "64x64 groups of 8": Case(batch=3, channels=72, out_channels=72, size=(5, 7), groups=9),
+    "64x64 groups of 16": Case(channels=128, out_channels=128, groups=8, offset_groups=2),
+    "64x64 groups of 32": Case(channels=96, out_channels=96, size=(9, 9), groups=3, stride=(2, 1)),
+}
+
+
+def assert_forward(backend, case: Case, tensors: dict) -> None:
+    with use_backend(backend.name):
+        output = deform_conv2d(**tensors, **case.settings)
+    wide = {name: None if t is None else t.double() for name, t in tensors.items()}
+    with use_backend("reference"):
+        expected = deform_conv2d(**wide, **case.settings)
+    assert_near(output, expected, backend.tolerances[output.dtype].forward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_forward(emulated, order, name, dtype):
+    assert_forward(emulated, FUSED[name], FUSED[name].tensors(dtype))
+    rows, columns = name.split()[0].split("x")
+    assert f"FusedTileILi{rows}ELi{columns}E" in emulated.last_kernel()
+
+
+NOT_FUSED = {
+    "channels": Case(channels=12, out_channels=8),
+    "out_channels": Case(channels=8, out_channels=12),
+    "groups": Case(channels=48, out_channels=48, groups=2),
+    "offset_groups": Case(channels=16, out_channels=8, offset_groups=2),
+    "taps": Case(channels=8, out_channels=8, kernel_size=(11, 11), padding=(5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FUSED)
+def test_what_the_fused_kernel_does_not_take_goes_block_by_block(emulated, name):
+    assert_forward(emulated, NOT_FUSED[name], NOT_FUSED[name].tensors(torch.bfloat16))
+    assert "Gather" in emulated.last_kernel()
+
+
+@pytest.mark.parametrize("device", [dict(tensor_tiles=False), dict(shared_bytes=64 << 10)])
+def test_a_device_that_is_too_small_goes_block_by_block(emulated, device):
+    emulated.set_device(**device)
+    assert_forward(emulated, FUSED["128x256"], FUSED["128x256"].tensors(torch.float16))
+    assert "Gather" in emulated.last_kernel()
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_fused_groups_do_not_reach_into_each_other(emulated, groups, value):
+    case = Case(channels=64, out_channels=64, groups=groups, size=(5, 6), spread=0.5)
+    tensors = case.tensors(torch.bfloat16)
+    tensors["input"][:, : 64 // groups] = value
+    with use_backend(emulated.name):
+        output = deform_conv2d(**tensors, **case.settings)
+    assert "Fused" in emulated.last_kernel()
+    assert not output[:, : 64 // groups].isfinite().any() and output[:, 64 // groups :].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_fused_forward_never_reads_pixels_that_no_sample_looks_at(emulated, value):
+    case = Case(channels=64, out_channels=64, size=(5, 5), bias=False)
+    tensors = case.tensors(torch.bfloat16)
+    tensors["offset"].fill_(100.0)
+    tensors["input"].fill_(value)
+    with use_backend(emulated.name):
+        assert not deform_conv2d(**tensors, **case.settings).any()

@@ -223,6 +223,14 @@ DCN_DEVICE uint16_t float_to_bfloat16(float value) {
   return value == value ? (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16 : 0x7FFFu;  // to nearest even
 }
 
+DCN_DEVICE uint32_t floats_to_halves(float first, float second) {
+  return float_to_half(first) | static_cast<uint32_t>(float_to_half(second)) << 16;
+}
+
+DCN_DEVICE uint32_t floats_to_bfloat16s(float first, float second) {
+  return float_to_bfloat16(first) | static_cast<uint32_t>(float_to_bfloat16(second)) << 16;
+}
+
 DCN_DEVICE int64_t round_to_integer(double value) { return std::llrint(value); }
 DCN_DEVICE bool is_finite(double value) { return std::isfinite(value); }
 

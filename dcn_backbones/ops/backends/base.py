@@ -58,6 +58,10 @@ class Backend(ABC):
     def unavailable_reasons(self) -> list[str]:
         """Why the backend cannot run in this process, whatever the arguments; empty when it can."""
 
+    def missing_parts(self) -> list[str]:
+        """What the backend could do in another process, and why not in this one; one sentence each."""
+        return []
+
     def not_supported_reasons(self, request: Request) -> list[str]:
         """Why the backend cannot take this call; empty when it can."""
         reasons = self.unavailable_reasons()

@@ -1,9 +1,10 @@
 """The compiled extension on NVIDIA GPUs: kernels for `blocked`, and a fused forward for half types."""
 
 import torch
+from torch import Tensor
 
 from .blocked import BlockedBackend
-from .blocks import Geometry
+from .blocks import Geometry, Operands, channels_first, prepare
 
 _SETTINGS = "int[2] kernel, int[2] stride, int[2] padding, int[2] dilation"
 
@@ -15,6 +16,10 @@ _library.define(
     f"_gather_backward(Tensor grad_columns, Tensor input, Tensor offset, Tensor? mask, {_SETTINGS}, "
     "int first, Tensor(a!)? columns, Tensor(b!)? grad_offset, Tensor(c!)? grad_mask, Tensor(d!)? grad_input, "
     "Tensor? scale) -> ()"
+)
+_library.define(
+    "_fused_forward(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, "
+    "int[2] padding, int[2] dilation, Tensor(a!) output) -> bool"
 )
 
 # Imported after the schemas are defined, and only where it can load: it links to torch's CUDA libraries.
@@ -29,6 +34,9 @@ else:
         import_error = str(error)
 
 
+_FUSED_TYPES = (torch.float16, torch.bfloat16)
+
+
 class CudaKernels(BlockedBackend):
     """What `extension` runs on a GPU; the layouts are those of `blocked`."""
 
@@ -39,6 +47,14 @@ class CudaKernels(BlockedBackend):
         if import_error is None:
             return []
         return [f"the compiled library dcn_backbones._CUDA does not import ({import_error})"]
+
+    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+        if input.dtype in _FUSED_TYPES and offset.numel() > 0:
+            operands = prepare(input, offset, weight, mask, stride, padding, dilation)
+            output = input.new_empty(len(input), *offset.shape[2:], operands.out_channels)
+            if _fused_forward(operands, bias, output):
+                return channels_first(output)
+        return super().forward(input, offset, weight, bias, mask, stride, padding, dilation)
 
     def gather(self, input, offset, mask, geometry, first, columns) -> None:
         torch.ops.dcn_backbones._gather(input, offset, mask, *_settings(geometry), first, columns)
@@ -70,6 +86,22 @@ class CudaKernels(BlockedBackend):
             grad_input,
             scale,
         )
+
+
+def _fused_forward(operands: Operands, bias: Tensor | None, output: Tensor) -> bool:
+    """Fill `output` (N, H_out, W_out, C_out); False, and nothing done, where the kernel does not take such
+    sizes or such a device."""
+    geometry = operands.geometry
+    group_channels = operands.input.shape[3] // operands.groups
+    return torch.ops.dcn_backbones._fused_forward(
+        *operands.sampled,
+        operands.weight.view(operands.out_channels, *geometry.kernel, group_channels),
+        None if bias is None else bias.float(),
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        output,
+    )
 
 
 def _settings(geometry: Geometry) -> tuple:

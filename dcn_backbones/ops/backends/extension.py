@@ -35,14 +35,18 @@ class ExtensionBackend(Backend):
         self._cuda = CudaKernels()
 
     def unavailable_reasons(self) -> list[str]:
-        reasons = self.reasons_by_device()
+        reasons = self._reasons_by_device()
         return sum(reasons.values(), []) if all(reasons.values()) else []
 
+    def missing_parts(self) -> list[str]:
+        reasons = self._reasons_by_device()
+        return [f"not on {device}: {' and '.join(why)}" for device, why in reasons.items() if why]
+
     def not_supported_reasons(self, request: Request) -> list[str]:
-        missing = self.unavailable_reasons() or self.reasons_by_device().get(request.device, [])
+        missing = self.unavailable_reasons() or self._reasons_by_device().get(request.device, [])
         return missing or super().not_supported_reasons(request)
 
-    def reasons_by_device(self) -> dict[str, list[str]]:
+    def _reasons_by_device(self) -> dict[str, list[str]]:
         cpu = f"the compiled library dcn_backbones._C does not import ({_import_error})"
         return {"cpu": [cpu] if _import_error else [], "cuda": self._cuda.unavailable_reasons()}
 
