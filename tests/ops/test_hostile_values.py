@@ -58,6 +58,26 @@ def test_the_boundary_is_open(own_backend):
         assert sample(own_backend, image_t, weight, 1.0, position) == pytest.approx(value, abs=0)
 
 
+def test_nothing_has_a_slope_at_the_boundary(own_backend):
+    """At -1 the value is zero from both sides, but only outside is its derivative zero too."""
+    image = torch.ones(1, 1, 3, 4, dtype=torch.float64)
+    for y, x in [(-1.0, 1.0), (3.0, 1.0), (1.0, -1.0), (1.0, 4.0)]:
+        assert not slopes(own_backend, image, y, x).any()
+    assert slopes(own_backend, image, -0.75, 1.0).tolist() == [1.0, 0.0]
+    assert slopes(own_backend, image, 1.0, 3.25).tolist() == [0.0, -1.0]
+
+
+def slopes(backend: str, image: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    """The derivatives of the image at (y, x) by y and by x."""
+    offset = torch.zeros(1, 2, *image.shape[2:], dtype=torch.float64)
+    offset[0, 0], offset[0, 1] = y, x
+    offset.requires_grad_()
+    with use_backend(backend):
+        output = deform_conv2d(image, offset, torch.ones(1, 1, 1, 1, dtype=torch.float64))
+    output[0, 0, 0, 0].backward()
+    return offset.grad[0, :, 0, 0]
+
+
 def sample(backend: str, image: torch.Tensor, weight: torch.Tensor, y: float, x: float) -> float:
     """The image at (y, x): the first output of a 1x1 kernel with that offset."""
     offset = torch.zeros(1, 2, *image.shape[2:], dtype=torch.float64)
