@@ -7,7 +7,7 @@ BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: demo test test-oldest fuzz sanitize bench lint format wheel install clean
+.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize bench bench-gpu lint format wheel install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,22 @@ test-oldest: wheel $(OLDEST)/ready
 	rm -rf $(OLDEST)/checkout && mkdir $(OLDEST)/checkout && cp -r tests $(OLDEST)/checkout
 	cd $(OLDEST)/checkout && $(CURDIR)/$(OLDEST)/bin/python -m pytest tests/ops tests/layers
 
+# On a machine with a GPU, with PYTHON's own packages: nothing is installed, and the extension is built in place.
+test-gpu: build-gpu
+	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m pytest tests/ops -k on_cuda
+	$(MEMCHECK)
+
+build-gpu:
+	TORCH_CUDA_ARCH_LIST="$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')" \
+		MAX_JOBS=$$(nproc) $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m dcn_backbones.info
+
+# Reads and writes out of bounds on a few cases, where the tool is; without torch's cache every tensor has its own bounds.
+MEMCHECK = if command -v compute-sanitizer > /dev/null; then PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest tests/ops/test_deform_conv2d.py \
+	-k 'on_cuda and every_type and (modulated or dilated or groups_2) and not reference and not torchvision'; fi
+
 # The property-based comparison with the reference, at length.
 fuzz: install
 	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
@@ -36,6 +52,9 @@ sanitize: install
 	cd build/sanitize/checkout && PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -k 'not processes' tests/ops
+
+bench-gpu: build-gpu
+	$(PYTHON) -m benchmarks.gpu_targets --output benchmarks/results/gpu_targets.json
 
 bench: install
 	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json
