@@ -16,7 +16,8 @@ def main() -> None:
     print("backends of deform_conv2d, the preferred first:")
     for name, backend in BACKENDS.items():
         reasons = backend.unavailable_reasons()
-        status = f"out: {'; '.join(reasons)}" if reasons else "ready"
+        devices = "any device" if backend.devices is None else ", ".join(sorted(backend.devices))
+        status = f"out: {'; '.join(reasons)}" if reasons else f"ready on {devices}"
         print(f"  {name:<12} {status}{'' if backend.automatic else ' (only when named)'}")
 
 
