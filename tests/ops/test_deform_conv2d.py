@@ -140,8 +140,10 @@ def test_gradcheck(own_backend, name):
         return run(own_backend, case, dict(zip(leaves, values, strict=True)))
 
     values = tuple(leaves.values())
-    assert torch.autograd.gradcheck(function, values, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+    # Threads of a GPU add in an order that changes from run to run.
+    nondet_tol = tolerance_of(own_backend, torch.float64).backward if values[0].is_cuda else 0.0
+    assert torch.autograd.gradcheck(function, values, fast_mode=True, nondet_tol=nondet_tol)
+    assert torch.autograd.gradgradcheck(function, values, fast_mode=True, nondet_tol=nondet_tol)
 
 
 def test_third_derivative_is_connected():
