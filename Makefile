@@ -11,7 +11,7 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/
 # Wheels are compiled for all.
 export TORCH_CUDA_ARCH_LIST ?= native
 
-.PHONY: demo test test-oldest fuzz sanitize bench cuda-all lint format wheel install clean
+.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize bench bench-gpu cuda-all lint format wheel install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -28,6 +28,22 @@ test-oldest: wheel $(OLDEST)/ready
 	rm -rf $(OLDEST)/checkout && mkdir $(OLDEST)/checkout && cp -r tests $(OLDEST)/checkout
 	cd $(OLDEST)/checkout && $(CURDIR)/$(OLDEST)/bin/python -m pytest tests/ops tests/layers
 
+# On a machine with a GPU, with PYTHON's own packages: nothing is installed, and the extension is built in place.
+test-gpu: build-gpu
+	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m pytest tests/ops -k on_cuda
+	$(MEMCHECK)
+
+build-gpu:
+	TORCH_CUDA_ARCH_LIST="$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')" \
+		MAX_JOBS=$$(nproc) $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m dcn_backbones.info
+
+# Reads and writes out of bounds on a few cases, where the tool is; without torch's cache every tensor has its own bounds.
+MEMCHECK = if command -v compute-sanitizer > /dev/null; then PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest tests/ops/test_deform_conv2d.py \
+	-k 'on_cuda and every_type and (modulated or dilated or groups_2) and not reference and not torchvision'; fi
+
 # The property-based comparison with the reference, at length.
 fuzz: install
 	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
@@ -35,15 +51,18 @@ fuzz: install
 # The operator's tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: export OMP_WAIT_POLICY := PASSIVE
 sanitize: install
-	rm -rf build/sanitize && mkdir -p build/sanitize/checkout && cp -r tests build/sanitize/checkout
-	DCN_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
-	cd build/sanitize/checkout && PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+	rm -rf build/sanitize && mkdir -p build/sanitize/checkout && cp -r tests csrc build/sanitize/checkout
+	DCN_SANITIZE=1 DCN_CUDA=0 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	cd build/sanitize/checkout && DCN_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -k 'not processes' tests/ops
 
 # The CUDA kernels for every architecture, each checked for spills and registers.
 cuda-all: install
 	DCN_CUDA_ARCHITECTURES=75,80,86,89,90,100,120 $(BIN)/python -m pytest tests/test_build_cuda.py
+
+bench-gpu: build-gpu
+	$(PYTHON) -m benchmarks.gpu_targets --output benchmarks/results/gpu_targets.json
 
 bench: install
 	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json

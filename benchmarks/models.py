@@ -18,14 +18,29 @@ SETTINGS = [
 ]
 
 
-def measure(name: str, plain: str, size: int, batch: int, training: bool, repeats: int) -> dict:
+def measure(
+    name: str,
+    plain: str,
+    size: int,
+    batch: int,
+    training: bool,
+    repeats: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict:
     """Images a second against the plain model, and against the same model on torchvision's operator.
 
-    float32, channels-last. Offsets are moved off the grid first: about one pixel, as after training.
+    Channels-last; half types through autocast. Offsets are moved off the grid first: about one pixel,
+    as after training.
     """
-    deformable, regular = _model(name, training), _model(plain, training)
-    images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-    run = _train if training else _infer
+    deformable, regular = _model(name, training, device), _model(plain, training, device)
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+
+    def run(model: nn.Module, images: torch.Tensor) -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            (_train if training else _infer)(model, images)
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     def on_torchvision() -> None:
         with use_backend("torchvision"):
@@ -48,9 +63,9 @@ def measure(name: str, plain: str, size: int, batch: int, training: bool, repeat
     }
 
 
-def _model(name: str, training: bool) -> nn.Module:
+def _model(name: str, training: bool, device: str) -> nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=1000).to(memory_format=torch.channels_last)
+    model = timm.create_model(name, num_classes=1000).to(device, memory_format=torch.channels_last)
     for key, parameter in model.named_parameters():
         if key.endswith("conv_offset.bias"):
             nn.init.normal_(parameter)

@@ -134,7 +134,7 @@ class FusedBlock {
 #pragma unroll
     for (int i = 0; i < Tile::kColumns / kRowsAtOnce; ++i) {
       const int column = first_column + first + i * kRowsAtOnce;
-      const int group_first = Tile::kDiagonal ? column / group_channels * group_channels : first_channel;
+      const int group_first = Tile::kDiagonal ? column & -group_channels : first_channel;
       const int in_group = step.channel + vector * 8 - group_first;
       const bool inside = column < p.out_channels && in_group >= 0 && in_group < group_channels;
       const int64_t index = static_cast<int64_t>(column) * weight_stride + in_group;
@@ -161,11 +161,11 @@ class FusedBlock {
     store_vector(element_at(columns + buffer * Tile::kColumnsBytes + swizzled(row, gathered_vector())), sum);
   }
 
-  // Whether columns [column, column + width) and channels [channel, channel + width) of the tile are of one
-  // group; groups are at least half as wide.
+  // Whether columns [column, column + width) and channels [channel, channel + width) of the tile, both multiples of
+  // width, have a group in common.
   DCN_DEVICE bool meets(int column, int channel, int width) const {
     const int size = group_channels > width ? group_channels : width;
-    return !Tile::kDiagonal || column / size == channel / size;
+    return !Tile::kDiagonal || (column ^ channel) < size;
   }
 
   // Part `depth` of the chunk, 16 channels.

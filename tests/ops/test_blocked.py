@@ -128,3 +128,26 @@ def test_an_image_that_does_not_fit_is_cut_into_equal_parts(plain, monkeypatch):
     with use_backend(plain.name):
         deform_conv2d(**case.tensors(torch.float32), **case.settings)
     assert plain.blocks == [(0, 31), (31, 32), (63, 31), (94, 32)]
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_fixed_point_does_not_overflow_where_all_samples_meet(plain):
+    size = (7, 9)
+    rows, columns = torch.arange(7.0).view(7, 1).expand(size), torch.arange(9.0).expand(size)
+    offset = torch.stack([3 - rows, 4 - columns])[None]  # every position looks at the same pixel
+    input = torch.ones(1, 2, *size, requires_grad=True)
+    with use_backend(plain.name):
+        output = deform_conv2d(input, offset, torch.ones(5, 2, 1, 1))
+    output.backward(torch.ones_like(output))
+    assert input.grad[0, :, 3, 4].tolist() == [5.0 * 63, 5.0 * 63] and input.grad.sum() == 2 * 5 * 63
+
+
+def test_grad_weight_of_many_blocks_is_not_summed_in_half(plain, monkeypatch):
+    """bfloat16 has 8 bits: a sum of ones would end at 256."""
+    monkeypatch.setattr(PlainPrimitives, "workspace_bytes", 1)
+    input, offset = torch.ones(1, 1, 20, 30, dtype=torch.bfloat16), torch.zeros(1, 2, 20, 30)
+    weight = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    with use_backend(plain.name):
+        output = deform_conv2d(input, offset, weight)
+    output.backward(torch.ones_like(output))
+    assert len(plain.blocks) == 2 * 600 and weight.grad.item() == 600

@@ -36,19 +36,14 @@ class EmulatedBlock {
     std::memset(shared_.get(), 0xFF, shared_bytes);
   }
 
+  // A warp runs until it ends or waits for the others: they are as far apart as barriers allow.
   void run() {
     running() = this;
     for (int thread = 0; thread < threads_; ++thread) start(thread);
+    const int warps = static_cast<int>(warps_.size());
     for (int alive = threads_; alive > 0;) {
       progress_ = false;
-      for (int turn = 0; turn < threads_; ++turn) {
-        thread_ = backwards_ ? threads_ - 1 - turn : turn;
-        Fiber& fiber = fibers_[thread_];
-        if (fiber.done) continue;
-        swapcontext(&scheduler_, &fiber.context);
-        alive -= fiber.done;
-        progress_ |= fiber.done;
-      }
+      for (int turn = 0; turn < warps; ++turn) alive -= run_warp(backwards_ ? warps - 1 - turn : turn);
       if (!progress_) throw std::logic_error("some threads wait where the others never arrive");
     }
   }
@@ -135,6 +130,25 @@ class EmulatedBlock {
     makecontext(&fiber.context, &EmulatedBlock::enter, 0);
   }
 
+  // Returns how many of its threads ended.
+  int run_warp(int warp) {
+    int ended = 0;
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (int turn = 0; turn < kWarpLanes; ++turn) {
+        thread_ = warp * kWarpLanes + (backwards_ ? kWarpLanes - 1 - turn : turn);
+        Fiber& fiber = fibers_[thread_];
+        if (fiber.done) continue;
+        moved_ = false;
+        swapcontext(&scheduler_, &fiber.context);
+        ended += fiber.done;
+        moved |= moved_ || fiber.done;
+      }
+      progress_ |= moved;
+    }
+    return ended;
+  }
+
   static void enter() {
     EmulatedBlock& block = *running();
     block.body_();
@@ -148,11 +162,12 @@ class EmulatedBlock {
     if (++barrier.arrived == expected) {
       barrier.arrived = 0;
       ++barrier.generation;
-      progress_ = true;
+      moved_ = true;
       return;
     }
     Fiber& fiber = fibers_[thread_];
     while (barrier.generation == generation) swapcontext(&fiber.context, &scheduler_);
+    moved_ = true;
   }
 
   const int index_, threads_;
@@ -164,7 +179,7 @@ class EmulatedBlock {
   ucontext_t scheduler_;
   Barrier barrier_;
   int thread_ = 0;
-  bool progress_ = false;
+  bool progress_ = false, moved_ = false;
 };
 
 DCN_DEVICE int thread_index() { return EmulatedBlock::running()->thread(); }

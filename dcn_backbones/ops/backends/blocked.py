@@ -144,9 +144,18 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = No
 
 def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
     """sums += left x right, each (groups, ., .); half types are summed in float32, between blocks too."""
-    if sums.dtype == left.dtype:
+    if left.is_cuda and left.dtype != sums.dtype:
+        sums += _product_in(sums.dtype, left, right)
+        return
+    left, right = left.to(sums.dtype), right.to(sums.dtype)
+    if len(sums) == 1:
+        sums[0].addmm_(left[0], right[0])
+    else:
         sums.baddbmm_(left, right)
-    elif left.is_cuda:
-        sums += torch.bmm(left, right, out_dtype=sums.dtype)
-    else:  # the product with a type of its own exists on CUDA only
-        sums.baddbmm_(left.to(sums.dtype), right.to(sums.dtype))
+
+
+def _product_in(dtype: torch.dtype, left: Tensor, right: Tensor) -> Tensor:
+    """left x right in a wider type than theirs, which torch has on CUDA only."""
+    if len(left) == 1:
+        return torch.mm(left[0], right[0], out_dtype=dtype)[None]
+    return torch.bmm(left, right, out_dtype=dtype)

@@ -29,10 +29,10 @@ class ExtensionBackend(Backend):
     """Kernels for channels-last tensors; a contiguous input is converted once a call."""
 
     name = "extension"
-    devices = frozenset({"cpu", "cuda"})
 
     def __init__(self) -> None:
         self._cuda = CudaKernels()
+        self.devices = frozenset(device for device, why in self._reasons_by_device().items() if not why)
 
     def unavailable_reasons(self) -> list[str]:
         reasons = self._reasons_by_device()
