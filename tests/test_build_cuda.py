@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+from dcn_backbones.ops.backends import cuda_kernels
 
 CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 ARCHITECTURES = os.environ.get("DCN_CUDA_ARCHITECTURES", "90").split(",")
@@ -27,7 +30,7 @@ class Kernel(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Blocks of a multiprocessor that it is compiled for: the first number after the tile of a fused one."""
+        """Blocks of a multiprocessor that it is compiled for; of a fused one the number after its tile."""
         if "Fused" in self.name:
             return int(re.search(r"FusedTile.*?EELi(\d+)E", self.name).group(1))
         return 4 if "Gather" in self.name else 2
@@ -64,3 +67,9 @@ def test_kernels_stay_in_registers(source, kernels, architecture):
     for kernel in found:
         assert kernel.stack == 0 and kernel.spills == 0, kernel
         assert kernel.registers * kernel.threads * kernel.blocks <= REGISTERS, kernel
+
+
+@pytest.mark.skipif(bool(cuda_kernels.import_error), reason=f"no CUDA library: {cuda_kernels.import_error}")
+@pytest.mark.parametrize("operator", ["_gather", "_gather_backward", "_fused_forward"])
+def test_the_library_brings_the_operators_that_python_declares(operator):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dcn_backbones::{operator}", "CUDA")

@@ -27,7 +27,7 @@ void with_device(int index, const std::function<void(const Device&)>& body) {
   device.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   device.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   device.tensor_tiles = attribute(cudaDevAttrComputeCapabilityMajor, index) >= 8;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device.stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device.stream));
   body(device);
 }
 
