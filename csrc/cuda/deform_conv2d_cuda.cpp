@@ -235,7 +235,7 @@ bool fused_forward_cuda(const Tensor& input, const Tensor& offset, const std::op
   check_tensor("weight", weight, input, sampled.type, {weight.size(0), kernel[0], kernel[1], weight.size(3)});
   check_tensor("output", output, input, sampled.type,
                {input.size(0), s.out_height, s.out_width, weight.size(0)});
-  if (bias) check_tensor("bias", *bias, input, sampled.accumulate, {weight.size(0)});
+  if (bias) check_tensor("bias", *bias, input, sampled.type, {weight.size(0)});
   const Tensor weight_rows = aligned(weight);
   params.weight = weight_rows.const_data_ptr();
   params.bias = bias ? bias->const_data_ptr() : nullptr;

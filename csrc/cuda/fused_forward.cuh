@@ -161,8 +161,8 @@ class FusedBlock {
     store_vector(element_at(columns + buffer * Tile::kColumnsBytes + swizzled(row, gathered_vector())), sum);
   }
 
-  // Whether columns [column, column + width) and channels [channel, channel + width) of the tile, both multiples of
-  // width, have a group in common.
+  // Whether columns [column, column + width) and channels [channel, channel + width) of the tile, both
+  // multiples of width, have a group in common.
   DCN_DEVICE bool meets(int column, int channel, int width) const {
     const int size = group_channels > width ? group_channels : width;
     return !Tile::kDiagonal || (column ^ channel) < size;
@@ -209,8 +209,8 @@ class FusedBlock {
     for (int j = 0; j < 2 * Tile::kColumnPairs; ++j) {
       const int column = warp_column + j * 8 + lane % 4 * 2;
       const bool biased = p.bias && first_column + column < p.out_channels;
-      const float* bias = static_cast<const float*>(p.bias) + first_column + column;
-      const float bias_0 = biased ? bias[0] : 0.0f, bias_1 = biased ? bias[1] : 0.0f;
+      const Element* bias = static_cast<const Element*>(p.bias) + first_column + column;
+      const float bias_0 = biased ? widen(bias[0]) : 0.0f, bias_1 = biased ? widen(bias[1]) : 0.0f;
 #pragma unroll
       for (int i = 0; i < 2 * Tile::kRowTiles; ++i) {
         const float* pair = sums[i / 2][j] + i % 2 * 2;

@@ -59,13 +59,12 @@ struct ScatterParams {
   const void* scale;  // of fixed-point sums, one number of the accumulate type
 };
 
-// Implicit matrix product of columns, which exist in shared memory only, and the weight. A group of the
-// weight is wider than kChunk input channels or divides it.
+// Implicit matrix product of columns, which exist in shared memory only, and the weight.
 struct FusedParams {
   Sampling sampling;
   int out_channels, groups;
   const void* weight;  // [C_out, K, C_in / groups]
-  const void* bias;    // [C_out], float32, may be null
+  const void* bias;    // [C_out], may be null
   void* output;        // [rows, C_out]
 };
 

@@ -70,8 +70,12 @@ class BlockedBackend(Backend):
 
     def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         operands = prepare(input, offset, weight, mask, stride, padding, dilation)
-        weight = operands.weight.transpose(1, 2)  # (groups, K * C_in / groups, C_out / groups)
         output = input.new_empty(operands.batch, *operands.geometry.output_size, operands.out_channels)
+        self._fill_output(operands, bias, output)
+        return channels_first(output)
+
+    def _fill_output(self, operands: Operands, bias: Tensor | None, output: Tensor) -> None:
+        weight = operands.weight.transpose(1, 2)  # (groups, K * C_in / groups, C_out / groups)
         output_rows = output.flatten(0, 2)
         rows = self._rows(operands)
         buffer = operands.columns_buffer(rows)
@@ -82,7 +86,6 @@ class BlockedBackend(Backend):
                 _multiply(
                     columns.flatten(2), weight, operands.by_group(output_rows[first : first + rows]), bias
                 )
-        return channels_first(output)
 
     def backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .blocked import BlockedBackend
-from .blocks import Geometry, Operands, channels_first, prepare
+from .blocks import Geometry, Operands
 
 _SETTINGS = "int[2] kernel, int[2] stride, int[2] padding, int[2] dilation"
 
@@ -48,13 +48,10 @@ class CudaKernels(BlockedBackend):
             return []
         return [f"the compiled library dcn_backbones._CUDA does not import ({import_error})"]
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
-        if input.dtype in _FUSED_TYPES and offset.numel() > 0:
-            operands = prepare(input, offset, weight, mask, stride, padding, dilation)
-            output = input.new_empty(len(input), *offset.shape[2:], operands.out_channels)
-            if _fused_forward(operands, bias, output):
-                return channels_first(output)
-        return super().forward(input, offset, weight, bias, mask, stride, padding, dilation)
+    def _fill_output(self, operands: Operands, bias: Tensor | None, output: Tensor) -> None:
+        may_fuse = output.dtype in _FUSED_TYPES and output.numel() > 0
+        if not (may_fuse and _fused_forward(operands, bias, output)):
+            super()._fill_output(operands, bias, output)
 
     def gather(self, input, offset, mask, geometry, first, columns) -> None:
         torch.ops.dcn_backbones._gather(input, offset, mask, *_settings(geometry), first, columns)
@@ -96,7 +93,7 @@ def _fused_forward(operands: Operands, bias: Tensor | None, output: Tensor) -> b
     return torch.ops.dcn_backbones._fused_forward(
         *operands.sampled,
         operands.weight.view(operands.out_channels, *geometry.kernel, group_channels),
-        None if bias is None else bias.float(),
+        bias,
         geometry.stride,
         geometry.padding,
         geometry.dilation,
