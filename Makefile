@@ -7,7 +7,8 @@ BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize bench bench-gpu lint format wheel install clean
+.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize portability large bench bench-gpu lint format wheel \
+	install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -51,7 +52,19 @@ sanitize: install
 	DCN_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	cd build/sanitize/checkout && PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -k 'not processes' tests/ops
+		$(BIN)/python -m pytest -k 'not processes and not numba' tests/ops
+
+# Tensors of more than 2**31 elements, in 20 GB of memory.
+large: install
+	DCN_LARGE=1 $(BIN)/python -m pytest -x tests/ops/test_large.py
+
+# The kernels compiled for ARM, and the operator's tests on what Clang builds.
+portability: export OMP_WAIT_POLICY := PASSIVE
+portability: install
+	$(BIN)/python -m pytest -rs tests/test_portability.py
+	rm -rf build/clang && mkdir -p build/clang/checkout && cp -r tests build/clang/checkout
+	CC=clang CXX=clang++ $(BIN)/python setup.py --quiet build --build-base build/clang --build-lib build/clang/lib
+	cd build/clang/checkout && PYTHONPATH=$(CURDIR)/build/clang/lib $(BIN)/python -m pytest tests/ops
 
 bench-gpu: build-gpu
 	$(PYTHON) -m benchmarks.gpu_targets --output benchmarks/results/gpu_targets.json
