@@ -11,7 +11,8 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/
 # Wheels are compiled for all.
 export TORCH_CUDA_ARCH_LIST ?= native
 
-.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize bench bench-gpu cuda-all lint format wheel install clean
+.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize portability large bench bench-gpu cuda-all lint format wheel \
+	install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -42,7 +43,7 @@ build-gpu:
 # Reads and writes out of bounds on a few cases, where the tool is; without torch's cache every tensor has its own bounds.
 MEMCHECK = if command -v compute-sanitizer > /dev/null; then PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
 	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest tests/ops/test_deform_conv2d.py \
-	-k 'on_cuda and every_type and (modulated or dilated or groups_2) and not reference and not torchvision'; fi
+	-k '(extension_on or numba_cuda_on) and every_type and (modulated or dilated or groups_2)'; fi
 
 # The property-based comparison with the reference, at length.
 fuzz: install
@@ -55,7 +56,19 @@ sanitize: install
 	DCN_SANITIZE=1 DCN_CUDA=0 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	cd build/sanitize/checkout && DCN_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -k 'not processes' tests/ops
+		$(BIN)/python -m pytest -k 'not processes and not numba' tests/ops
+
+# Tensors of more than 2**31 elements, in 20 GB of memory.
+large: install
+	DCN_LARGE=1 $(BIN)/python -m pytest -x tests/ops/test_large.py
+
+# The kernels compiled for ARM, and the operator's tests on what Clang builds.
+portability: export OMP_WAIT_POLICY := PASSIVE
+portability: install
+	$(BIN)/python -m pytest -rs tests/test_portability.py
+	rm -rf build/clang && mkdir -p build/clang/checkout && cp -r tests build/clang/checkout
+	CC=clang CXX=clang++ $(BIN)/python setup.py --quiet build --build-base build/clang --build-lib build/clang/lib
+	cd build/clang/checkout && PYTHONPATH=$(CURDIR)/build/clang/lib $(BIN)/python -m pytest tests/ops
 
 # The CUDA kernels for every architecture, each checked for spills and registers.
 cuda-all: install

@@ -66,7 +66,7 @@ def cuda_extension():
     choose_cuda_architectures()
     return CUDAExtension(
         "dcn_backbones._CUDA",
-        files("python_module.cpp", "cuda/*.cpp", "cuda/*.cu"),
+        files("cuda/*.cpp", "cuda/*.cu"),
         depends=files("*.h", "cuda/*.h", "cuda/*.cuh"),
         extra_compile_args={"cxx": [*COMPILE_FLAGS, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
         py_limited_api=True,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import memory, models, peers, report, shapes
+from . import memory, models, peers, report, settings, shapes
 from .deform_conv2d import measure, refuse_differences
 from .timing import interleaved
 
@@ -94,9 +94,26 @@ def small_call_targets(repeats: int) -> list[Target]:
     return [Target("a call on 1x8x4x4: times torchvision's", ratio, 1.0)]
 
 
-def memory_targets() -> list[Target]:
-    worst = max(memory.workspace_mib(shape, batch=32) for shape in UNGROUPED)
-    return [Target("workspace beside the output, MiB a thread, worst shape", worst, 4.0)]
+def memory_targets() -> tuple[list[Target], list[dict]]:
+    """At two batches: a workspace that grew with the batch would show in the larger one."""
+    rows = [
+        {"shape": shape.name, "batch": batch}
+        | {name: memory.workspace_mib(shape, batch, name == "backward") for name in ("forward", "backward")}
+        for shape in UNGROUPED
+        for batch in (8, 32)
+    ]
+    return [
+        Target(f"workspace of the {name}, MiB a thread, worst shape", max(row[name] for row in rows), 4.0)
+        for name in ("forward", "backward")
+    ], rows
+
+
+def settings_targets(repeats: int) -> list[Target]:
+    targets = []
+    for name, backward, limit in (("forward", False, 1.5), ("forward + backward", True, 2.0)):
+        for setting, ratio in settings.ratios(backward, repeats).items():
+            targets.append(Target(f"{name} {setting}: times conv2d's", ratio, limit))
+    return targets
 
 
 def model_targets(repeats: int) -> tuple[list[Target], list[dict]]:
@@ -143,19 +160,22 @@ def main() -> None:
     forward, forward_rows = forward_targets(arguments.repeats)
     backward, backward_rows = backward_targets(max(3, arguments.repeats // 2))
     whole, model_rows = model_targets(3)
+    workspace, workspace_rows = memory_targets()
     targets = [
         *forward,
         *backward,
         *bfloat16_targets(arguments.repeats),
         *one_image_targets(arguments.repeats),
-        *memory_targets(),
+        *settings_targets(arguments.repeats),
+        *workspace,
         *small_call_targets(arguments.repeats),
         *whole,
     ]
     print("\n".join(target.line() for target in targets))
     if arguments.output:
         lines = [target._asdict() | {"passes": target.passes} for target in targets]
-        rows = {"forward": forward_rows, "backward": backward_rows, "models": model_rows}
+        rows = {"forward": forward_rows, "backward": backward_rows}
+        rows |= {"workspace": workspace_rows, "models": model_rows}
         report.write(arguments.output, {"repeats": arguments.repeats}, {"targets": lines, **rows})
     sys.exit(0 if all(target.passes for target in targets) else 1)
 

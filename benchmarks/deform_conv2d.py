@@ -1,8 +1,8 @@
 """Deformable convolution against its peers, in one run: `python -m benchmarks.deform_conv2d`.
 
 Ours, torchvision's, ONNX Runtime's and the plain convolution (the better of its two memory formats)
-on the shapes of the zoo's backbones. Prints a table of milliseconds (medians) and writes JSON. When
-a peer's result differs from ours nothing is reported: a fast wrong answer has no speed.
+on the shapes of the zoo's backbones, and the floor of each. Prints a table of milliseconds (medians) and
+writes JSON. When a peer's result differs from ours nothing is reported: a fast wrong answer has no speed.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from . import peers, report, shapes
+from . import floors_cpu, peers, report, shapes
 from .timing import interleaved
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -46,18 +46,19 @@ def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool,
     refuse_differences(functions, TOLERANCE[dtype], shape)
     functions["conv2d channels-last"] = (peers.plain(shape), channels_last)
     functions["conv2d contiguous"] = (peers.plain(shape), contiguous)
-    run = _forward_and_backward if backward else _forward
-    times = interleaved({k: lambda f=f, t=t: run(f, t) for k, (f, t) in functions.items()}, repeats)
-    return {"shape": shape.name, "batch": batch, "milliseconds": times, "ratios": _to_ours(times)}
+    calls = {k: lambda f=f, t=t: run_once(f, t, backward) for k, (f, t) in functions.items()}
+    times = interleaved(calls, repeats)
+    row = {"shape": shape.name, "batch": batch, "milliseconds": times, "ratios": _to_ours(times)}
+    floor = floors_cpu.floor(shape, batch, dtype, backward, floors_cpu.measured_rates(dtype))
+    return row | floor | {"over_floor": _ours(times) / floor["floor_ms"]}
 
 
-def _forward(function, tensors: peers.Tensors) -> None:
-    with torch.inference_mode():
-        function(tensors)
-
-
-def _forward_and_backward(function, tensors: peers.Tensors) -> None:
-    """With the gradients of everything that the function uses."""
+def run_once(function, tensors: peers.Tensors, backward: bool) -> None:
+    """Without gradients, or with those of everything that the function uses."""
+    if not backward:
+        with torch.inference_mode():
+            function(tensors)
+        return
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     output = function(leaves)
     torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
@@ -79,10 +80,14 @@ def refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -
 def _to_ours(times: dict) -> dict[str, float]:
     """Each peer's time over ours in channels-last; the plain convolution's better format only."""
     medians = {name: summary["median"] for name, summary in times.items()}
-    ours = medians[next(iter(medians))]
     plain = [medians.pop(name) for name in list(medians) if name.startswith("conv2d")]
     medians["conv2d"] = min(plain)
-    return {name: median / ours for name, median in medians.items()}
+    return {name: median / _ours(times) for name, median in medians.items()}
+
+
+def _ours(times: dict) -> float:
+    """Our time in channels-last, which comes first."""
+    return next(iter(times.values()))["median"]
 
 
 def _geometric_means(rows: list[dict]) -> dict[str, float]:
@@ -92,7 +97,8 @@ def _geometric_means(rows: list[dict]) -> dict[str, float]:
 
 def _line(row: dict) -> str:
     times = "  ".join(f"{name} {t['median']:.2f}" for name, t in row["milliseconds"].items())
-    return f"{row['shape']:<18} N={row['batch']}  {times}"
+    floor = f"floor {row['floor_ms']:.2f} (ours is {row['over_floor']:.2f}x)"
+    return f"{row['shape']:<18} N={row['batch']}  {times}  {floor}"
 
 
 def _ratios(summary: dict[str, float]) -> str:

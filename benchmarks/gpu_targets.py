@@ -67,7 +67,19 @@ def model_targets(
     return [
         Target(f"{row['name']}: images/s over the plain model's", row["plain"], 0.75, True),
         Target(f"{row['name']}: faster than on torchvision", row["torchvision"], 3.0, True),
+        *_model_memory(row),
     ], [row]
+
+
+def _model_memory(row: dict) -> list[Target]:
+    peaks = row["peak_bytes"]
+    if None in peaks.values():
+        return []
+    return [
+        Target(
+            f"{row['name']}: peak memory over the plain model's", peaks["deformable"] / peaks["plain"], 1.2
+        )
+    ]
 
 
 def deterministic_cost(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:

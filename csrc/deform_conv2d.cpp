@@ -61,6 +61,13 @@ MemoryFormat memory_format(const Tensor& t) {
   return t.stride(1) < t.stride(3) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
+// Dense memory in its own layout, or else channels-last; no copy when it is dense already.
+Tensor dense(const Tensor& tensor, ScalarType type) {
+  const Tensor converted = convert(tensor, type);
+  const bool contiguous = converted.is_contiguous() && memory_format(converted) == MemoryFormat::Contiguous;
+  return contiguous ? converted : channels_last(converted, type);
+}
+
 Strides4 strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
 void check_type(const Tensor& input) {
@@ -133,10 +140,12 @@ struct Arguments {
       : params(checked_params(input_, offset_, weight_, mask_, geometry)),
         type(compute_type(input_.scalar_type(), params)),
         accumulate(accumulate_type(type)),
-        input(channels_last(input_, type)),
+        input(dense(input_, type)),
         weight(convert(weight_, type)),
         offset(convert(offset_, accumulate)) {
     params.element_type = element_type(type);
+    params.layout =
+        memory_format(input) == MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
     params.input = input.const_data_ptr();
     params.weight = weight.const_data_ptr();
     params.weight_strides = strides(weight);
@@ -161,8 +170,8 @@ Tensor forward_cpu(const Tensor& input, const Tensor& offset, const Tensor& weig
     converted_bias = torch::stable::contiguous(convert(*bias, arguments.accumulate));
     p.bias = converted_bias->const_data_ptr();
   }
-  const Tensor output =
-      empty({p.batch, p.out_channels, p.out_height, p.out_width}, arguments.type, MemoryFormat::ChannelsLast);
+  const Tensor output = empty({p.batch, p.out_channels, p.out_height, p.out_width}, arguments.type,
+                              memory_format(arguments.input));
   p.output = output.mutable_data_ptr();
   if (output.numel() > 0) deform_conv2d_forward_cpu(p);
   return convert(output, input.scalar_type());
@@ -175,7 +184,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_outpu
                                                         const std::vector<int64_t>& padding,
                                                         const std::vector<int64_t>& dilation,
                                                         const std::vector<bool>& needs) {
-  Arguments arguments(input, offset, weight, mask, {stride, padding, dilation});
+  Arguments arguments(channels_last(input, input.scalar_type()), offset, weight, mask,
+                      {stride, padding, dilation});
   DeformConv2dParams& p = arguments.params;
   check_sizes("grad_output", grad_output, {p.batch, p.out_channels, p.out_height, p.out_width});
   const Tensor grad_rows = channels_last(grad_output, arguments.type);

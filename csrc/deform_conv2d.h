@@ -7,6 +7,9 @@ namespace dcn {
 
 enum class ElementType { float64, float32, bfloat16 };
 
+// Of input and output: [N, H, W, C] or [N, C, H, W] in memory.
+enum class Layout { channels_last, contiguous };
+
 // Element strides of a tensor that is read in whatever layout it comes, [N, C, H, W].
 struct Strides4 {
   int64_t batch, channel, row, column;
@@ -16,6 +19,7 @@ struct Strides4 {
 // Pointers to what a call neither has nor needs are null.
 struct DeformConv2dParams {
   ElementType element_type;
+  Layout layout;  // backward: channels-last only
   int64_t batch, in_channels, height, width;
   int64_t out_channels, out_height, out_width;
   int64_t kernel_height, kernel_width;
@@ -24,14 +28,14 @@ struct DeformConv2dParams {
   int64_t dilation_height, dilation_width;
   int64_t groups, offset_groups;
 
-  const void* input;   // [N, H, W, C_in]
+  const void* input;   // in the layout
   const void* weight;  // [C_out, C_in / groups, kh, kw], strided
   const void* bias;    // [C_out], forward only
   const void* offset;  // [N, 2 * offset_groups * K, H_out, W_out], accumulate type, strided
   const void* mask;    // [N, offset_groups * K, H_out, W_out], accumulate type, strided
   Strides4 weight_strides, offset_strides, mask_strides;
 
-  void* output;             // [N, H_out, W_out, C_out], forward only
+  void* output;             // in the layout, forward only
   const void* grad_output;  // [N, H_out, W_out, C_out], backward only, as all below
   void* grad_input;         // [N, H, W, C_in], accumulate type, zeroed by the caller
   void* grad_weight;        // [C_out, C_in / groups, kh, kw], accumulate type, strided
@@ -43,7 +47,6 @@ struct DeformConv2dParams {
   int64_t positions() const { return out_height * out_width; }  // of one image
   int64_t group_channels() const { return in_channels / groups; }
   int64_t group_out_channels() const { return out_channels / groups; }
-  int64_t column_length() const { return taps() * in_channels; }  // [K, C_in]
 
   // Of a tap's element in a tensor of the weight's shape.
   int64_t tap_offset(int64_t tap, const Strides4& strides) const {

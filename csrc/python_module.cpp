@@ -1,21 +1,28 @@
-// The Python modules `_C` and `_CUDA`: importing one loads its library, whose static initialisers register
-// the kernels. torch's build names the module.
+// The Python module `_C`: importing it loads the library, whose static initialisers register the kernels.
 #include <Python.h>
 
-#define DCN_MODULE_NAME_(name) #name
-#define DCN_MODULE_NAME(name) DCN_MODULE_NAME_(name)
-#define DCN_MODULE_INIT_(name) PyInit_##name
-#define DCN_MODULE_INIT(name) DCN_MODULE_INIT_(name)
+#include <exception>
 
-PyMODINIT_FUNC DCN_MODULE_INIT(TORCH_EXTENSION_NAME)(void) {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT,
-                               DCN_MODULE_NAME(TORCH_EXTENSION_NAME),
-                               nullptr,
-                               -1,
-                               nullptr,
-                               nullptr,
-                               nullptr,
-                               nullptr,
-                               nullptr};
+#include "cpu/capability.h"
+
+namespace {
+
+PyObject* cpu_capability(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(dcn::cpu::capability_name());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+}
+
+PyMethodDef methods[] = {
+    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction sets that the CPU kernels use."}, {}};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

@@ -6,6 +6,7 @@ import timm
 import torch
 
 import dcn_backbones
+from dcn_backbones.ops.backends.extension import cpu_capability
 from dcn_backbones.ops.dispatch import BACKENDS
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     print(f"dcn_backbones {dcn_backbones.__version__}")
     print(f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}")
     print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+    print(f"CPU kernels: {_cpu_kernels()}")
     print("backends of deform_conv2d, the preferred first:")
     for name, backend in BACKENDS.items():
         reasons = backend.unavailable_reasons()
@@ -20,6 +22,13 @@ def main() -> None:
         ready = "; ".join([f"ready on {devices}", *backend.missing_parts()])
         status = f"out: {'; '.join(reasons)}" if reasons else ready
         print(f"  {name:<12} {status}{'' if backend.automatic else ' (only when named)'}")
+
+
+def _cpu_kernels() -> str:
+    try:
+        return cpu_capability()
+    except (ImportError, RuntimeError) as error:
+        return f"none ({error})"
 
 
 if __name__ == "__main__":

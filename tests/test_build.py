@@ -97,6 +97,9 @@ def test_the_wheel_serves_every_python_from_3_11(wheel):
 def test_the_wheel_holds_the_library_the_weights_and_nothing_else_of_the_checkout(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "dcn_backbones/_C.abi3.so" in names
+    assert ("dcn_backbones/_CUDA.abi3.so" in names) == (
+        torch.version.cuda is not None and shutil.which("nvcc") is not None
+    )
     assert any(name.startswith("dcn_backbones/weights/") and name.endswith(".safetensors") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dcn_backbones"}
 

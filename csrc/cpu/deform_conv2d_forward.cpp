@@ -1,61 +1,179 @@
-// Forward: gather a block of positions into columns, multiply by the weight, blocks in parallel.
+// Forward: gather a block of positions into columns, multiply by the weight, a run of taps at a time.
 #include "products.h"
 
 namespace dcn::cpu {
 namespace {
 
+// With fewer positions for each thread, and panels of the weight for all of them, threads share a block and
+// take panels: each then reads a part of the weight only.
+constexpr int64_t kSharedPositions = 256;
+constexpr int64_t kConvertedBytes = 2 << 20;  // of channels-last images a thread
+
+// Work on one block of positions. Its inner loops are parallel too; inside a parallel region they run
+// serially.
 template <typename Element>
-class ForwardBlocks {
+class ForwardBlock {
  public:
   using Real = Accumulate<Element>;
 
-  explicit ForwardBlocks(const DeformConv2dParams& p)
+  ForwardBlock(const DeformConv2dParams& p, const Products<Element>& products, int64_t rows)
       : p_(p),
-        positions_(p.batch * p.positions()),
-        rows_(even_block_rows(p.column_length() * sizeof(Element), positions_,
-                              torch::stable::get_num_threads())),
-        products_(p, Direction::forward) {}
+        products_(products),
+        zero_row_(zeros<Element>(p.in_channels)),
+        samples_(uninitialized<Sample<Real>>(rows * p.offset_groups * p.taps())),
+        columns_(uninitialized<Element>(rows * runs_.length * p.in_channels)),
+        sums_(uninitialized<Real>(sums_are_output() ? 0 : rows * p.out_channels)),
+        narrowed_(uninitialized<Element>(kSumsAreElements ? 0 : rows * p.out_channels)) {}
 
-  int64_t count() const { return (positions_ + rows_ - 1) / rows_; }
-
-  void run(int64_t first_block, int64_t last_block) const {
-    const auto columns = uninitialized<Element>(rows_ * p_.column_length());
-    const auto samples = uninitialized<Sample<Real>>(rows_ * p_.offset_groups * p_.taps());
-    const auto sums = uninitialized<Real>(kSumsAreOutput ? 0 : rows_ * p_.out_channels);
-    const auto zeros = zero_row<Element>(p_);
-    const int64_t last = std::min(last_block * rows_, positions_);
-    for (int64_t first = first_block * rows_; first < last; first += rows_) {
-      const int64_t rows = std::min(rows_, last - first);
-      kernels_.locate(p_, first, rows, samples.get());
-      kernels_.gather(p_, samples.get(), rows, zeros.get(), columns.get());
-      multiply(columns.get(), first, rows, sums.get());
+  void run(int64_t first, int64_t rows) {
+    parallel_for(0, rows, kMinimumRows / 2, [&](int64_t begin, int64_t end) {
+      kernels_.locate(p_, first + begin, end - begin, samples(begin));
+    });
+    Real* sums = sums_.get();
+    if constexpr (kSumsAreElements) {
+      if (sums_are_output()) sums = static_cast<Element*>(p_.output) + first * p_.out_channels;
     }
+    multiply(products_, rows, sums);
+    if (products_.merged() && !all_finite(sums, rows * p_.out_channels)) {
+      multiply(Products<Element>(p_, Direction::forward, runs_, Packing::ahead, Groups::apart), rows, sums);
+    }
+    if (!sums_are_output()) store(first, rows);
   }
 
  private:
-  static constexpr bool kSumsAreOutput = std::is_same_v<Element, Real>;
+  static constexpr bool kSumsAreElements = std::is_same_v<Element, Real>;
 
-  void multiply(const Element* columns, int64_t first, int64_t rows, Real* sums) const {
-    Element* output = static_cast<Element*>(p_.output) + first * p_.out_channels;
-    if constexpr (kSumsAreOutput) sums = output;
-    products_.output(columns, rows, sums);
-    if (products_.merged() && !all_finite(sums, rows * p_.out_channels)) {
-      Products<Element>(p_, Direction::forward, Groups::apart).output(columns, rows, sums);
+  bool sums_are_output() const { return kSumsAreElements && p_.layout == Layout::channels_last; }
+
+  Sample<Real>* samples(int64_t row) { return samples_.get() + row * p_.offset_groups * p_.taps(); }
+
+  void multiply(const Products<Element>& products, int64_t rows, Real* sums) {
+    if (p_.bias) fill_with_bias(rows, sums);
+    for (int64_t run = 0; run < runs_.count(); ++run) {
+      const TapRun taps = runs_[run];
+      parallel_for(0, rows, kMinimumRows / 2, [&](int64_t begin, int64_t end) {
+        kernels_.gather(p_, samples(begin), taps, end - begin, zero_row_.get(),
+                        columns_.get() + begin * taps.count * p_.in_channels);
+      });
+      parallel_for(0, products.panels(), 1, [&](int64_t begin, int64_t end) {
+        const auto packed = uninitialized<Element>(products.panel_size(runs_));
+        products.output(begin, end, columns_.get(), taps, rows, p_.bias || run > 0, packed.get(), sums);
+      });
     }
-    if constexpr (!kSumsAreOutput) kernels_.narrow(sums, rows * p_.out_channels, output);
+  }
+
+  void fill_with_bias(int64_t rows, Real* sums) const {
+    const Real* bias = static_cast<const Real*>(p_.bias);
+    for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, p_.out_channels, sums + row * p_.out_channels);
+  }
+
+  // Image by image, as far as the rows reach into it.
+  void store(int64_t first, int64_t rows) {
+    Element* output = static_cast<Element*>(p_.output);
+    if (p_.layout == Layout::channels_last) {
+      return kernels_.narrow(sums_.get(), rows * p_.out_channels, output + first * p_.out_channels);
+    }
+    const Element* values = elements(rows);
+    for (int64_t row = 0; row < rows;) {
+      const int64_t image = (first + row) / p_.positions(), at = (first + row) % p_.positions();
+      const int64_t count = std::min(rows - row, p_.positions() - at);
+      kernels_.transpose(values + row * p_.out_channels, count, p_.out_channels, p_.out_channels,
+                         output + image * p_.out_channels * p_.positions() + at, p_.positions());
+      row += count;
+    }
+  }
+
+  const Element* elements(int64_t rows) {
+    if constexpr (kSumsAreElements) {
+      return sums_.get();
+    } else {
+      kernels_.narrow(sums_.get(), rows * p_.out_channels, narrowed_.get());
+      return narrowed_.get();
+    }
   }
 
   const DeformConv2dParams& p_;
+  const Products<Element>& products_;
   const SamplingKernels<Element>& kernels_ = sampling_kernels<Element>();
-  const int64_t positions_, rows_;
+  const TapRuns runs_ = tap_runs(p_);
+  const Buffer<Element> zero_row_;
+  const Buffer<Sample<Real>> samples_;
+  const Buffer<Element> columns_;
+  const Buffer<Real> sums_;
+  const Buffer<Element> narrowed_;
+};
+
+// How the positions are divided among the threads. The sums are the same either way.
+template <typename Element>
+class Forward {
+ public:
+  explicit Forward(const DeformConv2dParams& p)
+      : row_bytes_(tap_runs(p).length * p.in_channels * sizeof(Element) +
+                   p.out_channels * sizeof(Accumulate<Element>)),
+        shared_(p.batch * p.positions() <= kSharedPositions * threads_ &&
+                (p.out_channels >= 32 * threads_ || p.batch * p.positions() <= kMinimumRows)),
+        products_(p, Direction::forward, tap_runs(p),
+                  shared_ && p.weight_strides.channel == 1 ? Packing::on_the_fly : Packing::ahead) {}
+
+  void run(const DeformConv2dParams& p) const {
+    const int64_t positions = p.batch * p.positions();
+    const int64_t rows = shared_ ? std::min(positions, threads_ * block_rows(row_bytes_, positions))
+                                 : even_block_rows(row_bytes_, positions, threads_);
+    const auto run_blocks = [&](int64_t begin, int64_t end) {
+      ForwardBlock<Element> block(p, products_, rows);
+      for (int64_t i = begin; i < end; ++i) block.run(i * rows, std::min(rows, positions - i * rows));
+    };
+    const int64_t blocks = (positions + rows - 1) / rows;
+    if (shared_) return run_blocks(0, blocks);
+    parallel_for(0, blocks, 1, run_blocks);
+  }
+
+ private:
+  const int64_t threads_ = torch::stable::get_num_threads();
+  const int64_t row_bytes_;
+  const bool shared_;
   const Products<Element> products_;
 };
 
 template <typename Element>
+void convert_to_channels_last(const DeformConv2dParams& p, Element* images) {
+  const int64_t pixels = p.height * p.width, block = 256, blocks = (pixels + block - 1) / block;
+  parallel_for(0, p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = i / blocks * pixels * p.in_channels, at = i % blocks * block;
+      const Element* from = static_cast<const Element*>(p.input) + image + at;
+      sampling_kernels<Element>().transpose(from, p.in_channels, std::min(block, pixels - at), pixels,
+                                            images + image + at * p.in_channels, p.in_channels);
+    }
+  });
+}
+
+// Images [first, first + count) of a contiguous batch.
+template <typename Element>
+DeformConv2dParams images(DeformConv2dParams p, int64_t first, int64_t count) {
+  using Real = Accumulate<Element>;
+  p.batch = count;
+  p.input = static_cast<const Element*>(p.input) + first * p.in_channels * p.height * p.width;
+  p.output = static_cast<Element*>(p.output) + first * p.out_channels * p.positions();
+  p.offset = static_cast<const Real*>(p.offset) + first * p.offset_strides.batch;
+  if (p.mask) p.mask = static_cast<const Real*>(p.mask) + first * p.mask_strides.batch;
+  return p;
+}
+
+template <typename Element>
 void forward(const DeformConv2dParams& p) {
-  const ForwardBlocks<Element> blocks(p);
-  torch::stable::parallel_for(0, blocks.count(), 1,
-                              [&](int64_t begin, int64_t end) { blocks.run(begin, end); });
+  if (p.layout == Layout::channels_last) return Forward<Element>(p).run(p);
+  const int64_t size = p.height * p.width * p.in_channels;
+  const int64_t fit = kConvertedBytes * torch::stable::get_num_threads() / (size * sizeof(Element));
+  const int64_t at_once = std::clamp<int64_t>(fit, 1, p.batch);
+  const auto converted = uninitialized<Element>(at_once * size);
+  const Forward<Element> forward(p);
+  for (int64_t first = 0; first < p.batch; first += at_once) {
+    DeformConv2dParams part = images<Element>(p, first, std::min(at_once, p.batch - first));
+    convert_to_channels_last(part, converted.get());
+    part.input = converted.get();
+    forward.run(part);
+  }
 }
 
 }  // namespace

@@ -5,8 +5,8 @@
 
 namespace dcn::cpu {
 
-// The order of summation is that of the positions, by blocks of `block_rows`; an element of the gradient is
-// summed within one thread.
+// The order of summation is that of the positions, block by block; an element of the gradient is summed
+// within one thread.
 template <typename Element>
 class GradWeight {
  public:
@@ -14,24 +14,24 @@ class GradWeight {
 
   GradWeight(const DeformConv2dParams& p, int64_t block_rows)
       : p_(p),
-        block_rows_(block_rows),
         row_length_(p.taps() * groups_.in_channels),
         panel_(kernels_.panel_width(groups_.in_channels)),
         panels_((groups_.in_channels + panel_ - 1) / panel_),
-        sums_(new Real[p.grad_weight ? p.out_channels * row_length_ : 0]()) {}
+        sums_(zeros<Real>(p.grad_weight ? p.out_channels * row_length_ : 0)),
+        steps_(uninitialized<Element>(
+            kTogether<Element> > 1 ? steps(block_rows) * kTogether<Element> * p.out_channels : 0)) {}
 
-  // Adds grad_output^T x columns of the positions [first, first + rows); `first` begins a block.
-  void add(const Element* columns, int64_t first, int64_t rows) {
-    const Matrix<Element> left = grad_output_transposed(first, rows);
-    parallel_for(0, groups_.count * p_.taps() * panels_, 1, [&](int64_t begin, int64_t end) {
-      const int64_t size = (std::min(block_rows_, rows) + 1) * panel_;
-      const auto packed = uninitialized<Element>(size);
-      std::fill_n(packed.get(), size, Element(0));
-      for (int64_t i = begin; i < end; ++i) {
-        for (int64_t row = 0; row < rows; row += block_rows_) {
-          add_panel(left, columns, row, std::min(block_rows_, rows - row), i, packed.get());
-        }
-      }
+  // What follows adds the positions [first, first + rows); `first` begins a block.
+  void start(int64_t first, int64_t rows) {
+    rows_ = rows;
+    left_ = grad_output_transposed(static_cast<const Element*>(p_.grad_output) + first * p_.out_channels);
+  }
+
+  // Adds grad_output^T x columns for the taps of a run.
+  void add(const Element* columns, TapRun taps) {
+    parallel_for(0, groups_.count * taps.count * panels_, 1, [&](int64_t begin, int64_t end) {
+      const auto packed = zeros<Element>((rows_ + 1) * panel_);
+      for (int64_t i = begin; i < end; ++i) add_panel(columns, taps, i, packed.get());
     });
   }
 
@@ -51,38 +51,32 @@ class GradWeight {
   }
 
  private:
+  static int64_t steps(int64_t rows) { return (rows + kTogether<Element> - 1) / kTogether<Element>; }
+
   // [C_out, rows], whose steps of depth are positions.
-  Matrix<Element> grad_output_transposed(int64_t first, int64_t rows) {
-    const Element* grad_output = static_cast<const Element*>(p_.grad_output) + first * p_.out_channels;
-    if constexpr (kTogether<Element> == 1) {
-      return {grad_output, 1, rows, p_.out_channels};
-    } else {
-      constexpr int64_t together = kTogether<Element>;
-      if (!steps_)
-        steps_ = uninitialized<Element>((rows + together - 1) / together * together * p_.out_channels);
-      parallel_for(0, (rows + together - 1) / together, 16, [&](int64_t begin, int64_t end) {
-        const int64_t row = begin * together;
-        kernels_.pack(grad_output + row * p_.out_channels, std::min(end * together, rows) - row,
-                      p_.out_channels, p_.out_channels, 1, p_.out_channels,
-                      steps_.get() + row * p_.out_channels);
-      });
-      return {steps_.get(), together, rows, together * p_.out_channels};
-    }
+  Matrix<Element> grad_output_transposed(const Element* grad_output) {
+    constexpr int64_t together = kTogether<Element>;
+    if (together == 1) return {grad_output, 1, rows_, p_.out_channels};
+    parallel_for(0, steps(rows_), 16, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * together, last = std::min(end * together, rows_);
+      kernels_.pack(grad_output + first * p_.out_channels, last - first, p_.out_channels, p_.out_channels, 1,
+                    p_.out_channels, steps_.get() + first * p_.out_channels);
+    });
+    return {steps_.get(), together, steps(rows_), together * p_.out_channels};
   }
 
-  // `index` counts the panels of all groups and taps.
-  void add_panel(Matrix<Element> left, const Element* columns, int64_t row, int64_t rows, int64_t index,
-                 Element* packed) {
-    const int64_t group = index / panels_ / p_.taps(), tap = index / panels_ % p_.taps();
+  // `index` counts the panels of all groups and of the run's taps.
+  void add_panel(const Element* columns, TapRun taps, int64_t index, Element* packed) {
+    const int64_t group = index / panels_ / taps.count, tap = index / panels_ % taps.count;
     const int64_t at = index % panels_ * panel_, width = std::min(panel_, groups_.in_channels - at);
-    kernels_.pack(
-        columns + row * p_.column_length() + tap * p_.in_channels + group * groups_.in_channels + at, rows,
-        width, p_.column_length(), 1, panel_, packed);
+    kernels_.pack(columns + tap * p_.in_channels + group * groups_.in_channels + at, rows_, width,
+                  taps.count * p_.in_channels, 1, panel_, packed);
     const int64_t first_out = group * groups_.out_channels;
-    left.data += row * p_.out_channels + first_out * left.row_stride;
-    left.depth = (rows + kTogether<Element> - 1) / kTogether<Element>;
+    Matrix<Element> left = left_;
+    left.data += first_out * left.row_stride;
     kernels_.multiply(left, groups_.out_channels, width, panel_, packed, true,
-                      sums_.get() + first_out * row_length_ + tap * groups_.in_channels + at, row_length_);
+                      sums_.get() + first_out * row_length_ + (taps.first + tap) * groups_.in_channels + at,
+                      row_length_);
   }
 
   void store_row(int64_t channel, int64_t tap) const {
@@ -97,9 +91,11 @@ class GradWeight {
   const DeformConv2dParams& p_;
   const GemmKernels<Element>& kernels_ = gemm_kernels<Element>();
   const MergedGroups groups_{p_, kernels_.lanes};
-  const int64_t block_rows_, row_length_, panel_, panels_;
-  const Buffer<Real> sums_;  // [C_out, K, C_in of a merged group]
-  Buffer<Element> steps_;    // grad_output of the first block, which is the largest, in steps
+  const int64_t row_length_, panel_, panels_;
+  const Buffer<Real> sums_;      // [C_out, K, C_in of a merged group]
+  const Buffer<Element> steps_;  // grad_output of a block, where steps have several elements
+  int64_t rows_ = 0;
+  Matrix<Element> left_{};
 };
 
 }  // namespace dcn::cpu

@@ -28,8 +28,13 @@ struct Sample {
   bool inside;  // when false, nothing else here is meaningful
 };
 
+// Consecutive taps, whose columns are worked on together.
+struct TapRun {
+  int64_t first, count;
+};
+
 // Rows are output positions, counted from `first_position` of the flattened (image, y, x) order.
-// columns and grad_columns: [rows, K, C_in]; samples: [rows, offset_groups, K].
+// columns and grad_columns: [rows, taps of the run, C_in]; samples: [rows, offset_groups, K].
 // zeros: C_in zeros, what a corner outside the image holds.
 template <typename Element>
 struct SamplingKernels {
@@ -37,18 +42,23 @@ struct SamplingKernels {
 
   void (*locate)(const DeformConv2dParams&, int64_t first_position, int64_t rows, Sample<Real>* samples);
 
-  void (*gather)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t rows, const Element* zeros,
-                 Element* columns);
+  void (*gather)(const DeformConv2dParams&, const Sample<Real>* samples, TapRun taps, int64_t rows,
+                 const Element* zeros, Element* columns);
 
   // Writes columns, and grad_offset and grad_mask at the rows' positions.
-  void (*gather_backward)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t first_position,
-                          int64_t rows, const Element* zeros, const Real* grad_columns, Element* columns);
+  void (*gather_backward)(const DeformConv2dParams&, const Sample<Real>* samples, TapRun taps,
+                          int64_t first_position, int64_t rows, const Element* zeros,
+                          const Real* grad_columns, Element* columns);
 
   // Adds into grad_input, channels [first_channel, last_channel) only.
-  void (*scatter)(const DeformConv2dParams&, const Sample<Real>* samples, int64_t rows, int64_t first_channel,
-                  int64_t last_channel, const Real* grad_columns);
+  void (*scatter)(const DeformConv2dParams&, const Sample<Real>* samples, TapRun taps, int64_t rows,
+                  int64_t first_channel, int64_t last_channel, const Real* grad_columns);
 
   void (*narrow)(const Real* values, int64_t count, Element* result);
+
+  // to[c * to_stride + row] = from[row * from_stride + c]
+  void (*transpose)(const Element* from, int64_t rows, int64_t columns, int64_t from_stride, Element* to,
+                    int64_t to_stride);
 };
 
 // Elements that one step of a product's depth multiplies: bfloat16 products take pairs of neighbours in
@@ -81,7 +91,8 @@ struct GemmKernels {
   void (*pack)(const Element* b, int64_t depth, int64_t columns, int64_t depth_stride, int64_t column_stride,
                int64_t panel, Element* packed);
 
-  // c = a b, or c += a b to accumulate; a is [rows, depth], b [depth, columns], c [rows, columns].
+  // c = a b, or c += a b to accumulate; a is [rows, depth], b [depth, columns] one panel or less of it,
+  // c [rows, columns].
   void (*multiply)(const Matrix<Element>& a, int64_t rows, int64_t columns, int64_t panel,
                    const Element* packed, bool accumulate, Real* c, int64_t c_stride);
 };

@@ -1,6 +1,7 @@
 // Kernels for x86-64 processors with AVX2 and FMA.
 #if defined(__x86_64__)
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 

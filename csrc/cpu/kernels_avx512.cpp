@@ -1,11 +1,12 @@
 // Kernels for x86-64 processors with AVX-512.
 #if defined(__x86_64__)
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
 #define DCN_VECTOR_BYTES 64
-#define DCN_TILE_ROWS 8
+#define DCN_TILE_ROWS 14
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \

@@ -3,11 +3,12 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
 #define DCN_VECTOR_BYTES 64
-#define DCN_TILE_ROWS 8
+#define DCN_TILE_ROWS 14
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"))), \

@@ -1,7 +1,9 @@
 // Kernels for the compiler's default instruction set, and the choice at run time.
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
+#include "capability.h"
 #include "kernels.h"
 
 #define DCN_VECTOR_BYTES 16
@@ -28,20 +30,13 @@ DCN_INSTANTIATE_KERNELS(float)
 DCN_DECLARE_KERNELS(avx2)
 DCN_DECLARE_KERNELS(avx512)
 DCN_DECLARE_KERNELS(avx512_bf16)
-
-static bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
-static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
 template <typename Element>
 const SamplingKernels<Element>& sampling_kernels() {
 #if defined(__x86_64__)
-  if (has_avx512()) return avx512::sampling_kernels<Element>();
-  if (has_avx2()) return avx2::sampling_kernels<Element>();
+  if (capability() >= Capability::avx512) return avx512::sampling_kernels<Element>();
+  if (capability() == Capability::avx2) return avx2::sampling_kernels<Element>();
 #endif
   return generic::sampling_kernels<Element>();
 }
@@ -49,8 +44,8 @@ const SamplingKernels<Element>& sampling_kernels() {
 template <typename Element>
 const GemmKernels<Element>& gemm_kernels() {
 #if defined(__x86_64__)
-  if (has_avx512()) return avx512::gemm_kernels<Element>();
-  if (has_avx2()) return avx2::gemm_kernels<Element>();
+  if (capability() >= Capability::avx512) return avx512::gemm_kernels<Element>();
+  if (capability() == Capability::avx2) return avx2::gemm_kernels<Element>();
 #endif
   return generic::gemm_kernels<Element>();
 }
@@ -79,10 +74,4 @@ const GemmKernels<BFloat16>& gemm_kernels<BFloat16>() {
 
 }  // namespace dcn::cpu
 
-bool dcn::has_native_bfloat16_cpu() {
-#if defined(__x86_64__)
-  return cpu::has_avx512() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
+bool dcn::has_native_bfloat16_cpu() { return cpu::capability() == cpu::Capability::avx512_bf16; }

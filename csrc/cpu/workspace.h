@@ -4,18 +4,35 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <new>
 
 #include "kernels.h"
 
 namespace dcn::cpu {
 
-// Column buffers of one thread stay within this; it is about what a core's second-level cache holds.
-constexpr int64_t kWorkspaceBytes = 2 << 20;
+// What one thread gathers and multiplies at a time; both passes over it find it in a core's second-level
+// cache.
+constexpr int64_t kBlockBytes = 1 << 19;
 constexpr int64_t kMinimumRows = 32;  // below this, reading the weight costs more than multiplying by it
+constexpr int64_t kRunDepth = 384;  // products of this depth run at full speed; deeper ones need more columns
 
-// Output positions in a block, each of which takes `row_bytes` of columns.
+// The taps of a kernel, cut into runs of equal length, the last of which may be shorter.
+struct TapRuns {
+  int64_t taps, length;
+
+  int64_t count() const { return (taps + length - 1) / length; }
+  TapRun operator[](int64_t run) const { return {run * length, std::min(length, taps - run * length)}; }
+};
+
+inline TapRuns tap_runs(const DeformConv2dParams& p) {
+  const int64_t longest = std::clamp<int64_t>(kRunDepth / p.in_channels, 1, p.taps());
+  const int64_t runs = (p.taps() + longest - 1) / longest;
+  return {p.taps(), (p.taps() + runs - 1) / runs};
+}
+
+// Output positions in a block, each of which takes `row_bytes`.
 inline int64_t block_rows(int64_t row_bytes, int64_t positions) {
-  const int64_t rows = std::max(kMinimumRows, kWorkspaceBytes / std::max<int64_t>(row_bytes, 1));
+  const int64_t rows = std::max(kMinimumRows, kBlockBytes / std::max<int64_t>(row_bytes, 1));
   return std::max<int64_t>(1, std::min(rows / kMinimumRows * kMinimumRows, positions));
 }
 
@@ -39,19 +56,26 @@ void with_element(ElementType type, const Body& body) {
   }
 }
 
+// A vector that straddles two cache lines costs two loads.
+constexpr std::align_val_t kAlignment{64};
+
+struct Free {
+  void operator()(void* memory) const { ::operator delete(memory, kAlignment); }
+};
+
 template <typename Value>
-using Buffer = std::unique_ptr<Value[]>;
+using Buffer = std::unique_ptr<Value[], Free>;
 
 template <typename Value>
 Buffer<Value> uninitialized(int64_t count) {
-  return Buffer<Value>(new Value[count]);
+  return Buffer<Value>(static_cast<Value*>(::operator new(count * sizeof(Value), kAlignment)));
 }
 
-template <typename Element>
-Buffer<Element> zero_row(const DeformConv2dParams& p) {
-  auto row = uninitialized<Element>(p.in_channels);
-  std::fill_n(row.get(), p.in_channels, Element(0));
-  return row;
+template <typename Value>
+Buffer<Value> zeros(int64_t count) {
+  Buffer<Value> buffer = uninitialized<Value>(count);
+  std::fill_n(buffer.get(), count, Value(0));
+  return buffer;
 }
 
 }  // namespace dcn::cpu

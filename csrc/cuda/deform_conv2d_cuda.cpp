@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -224,6 +225,8 @@ bool fused_forward_cuda(const Tensor& input, const Tensor& offset, const std::op
   check(weight.dim() == 4 && output.dim() == 4, "weight and output must have 4 dimensions");
   const Pair kernel{weight.size(1), weight.size(2)};
   const int64_t rows = output.size(0) * output.size(1) * output.size(2);
+  check(input.dim() == 4, "input must have 4 dimensions");
+  if (std::max(rows, input.size(0) * input.size(1) * input.size(2)) > kMostIndices) return false;
   const Sampled sampled(input, offset, mask, {kernel, stride, padding, dilation}, 0, rows);
   const Sampling& s = sampled.sampling;
   check(weight.size(3) > 0 && s.channels % weight.size(3) == 0,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "fused_forward.cuh"
 #include "gather.cuh"
@@ -172,14 +173,14 @@ struct FusedForward {
   static DCN_DEVICE void run(const Params& p) { fused_forward<Element, Tile>(p); }
 };
 
-template <typename Element>
-using FusedWide = FusedForward<Element, FusedTile<128, 256, 2, false>, 1, 1920>;
+template <typename Element, int kRows>
+using FusedWide = FusedForward<Element, FusedTile<kRows, 256, 2, false>, 1, kRows == 128 ? 1920 : 1632>;
 template <typename Element>
 using FusedSquare = FusedForward<Element, FusedTile<128, 128, 4, false>, 2, 1536>;
 template <typename Element>
 using FusedSmall = FusedForward<Element, FusedTile<64, 128, 2, false>, 2, 960>;
 template <typename Element>
-using FusedDiagonal = FusedForward<Element, FusedTile<64, 64, 4, true>, 3, 400>;
+using FusedDiagonal = FusedForward<Element, FusedTile<64, 64, 4, true>, 3, 550>;
 
 // Cycles of the busiest multiprocessor for one chunk of every tile; none where a kernel does not take the
 // call.
@@ -191,7 +192,7 @@ int64_t fused_cycles(const FusedParams& p, const Device& device) {
   const bool vectors = group_channels % 8 == 0 && p.out_channels % 8 == 0;
   const bool one_offset_group = s.offset_groups == 1 || s.channels / s.offset_groups % kChunk == 0;
   const bool narrow = group_channels == 8 || group_channels == 16 || group_channels == 32;
-  const bool groups = Tile::kDiagonal ? narrow && group_channels == group_columns
+  const bool groups = Tile::kDiagonal ? p.groups > 1 && narrow && group_channels == group_columns
                                       : p.groups == 1 || group_columns % Tile::kColumns == 0;
   if (!vectors || !one_offset_group || !groups || Tile::shared_bytes(s.taps()) > device.shared_bytes)
     return 0;
@@ -208,28 +209,19 @@ void run_fused(const FusedParams& p, const Run& run) {
 }
 
 // The kernel that is predicted to be the fastest; false where none takes the call.
+template <typename... Kernels, typename Run>
+bool run_fastest(const FusedParams& p, const Device& device, const Run& run) {
+  constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  const auto cycles = [&](int64_t predicted) { return predicted > 0 ? predicted : kNever; };
+  const int64_t least = std::min({cycles(fused_cycles<Kernels>(p, device))...});
+  return least < kNever &&
+         ((fused_cycles<Kernels>(p, device) == least && (run_fused<Kernels>(p, run), true)) || ...);
+}
+
 template <typename Element, typename Run>
 bool plan_fused_forward(const FusedParams& p, const Device& device, const Run& run) {
-  const int64_t wide = fused_cycles<FusedWide<Element>>(p, device);
-  const int64_t square = fused_cycles<FusedSquare<Element>>(p, device);
-  const int64_t small = fused_cycles<FusedSmall<Element>>(p, device);
-  const int64_t diagonal = fused_cycles<FusedDiagonal<Element>>(p, device);
-  const auto best = [&](int64_t cycles) {
-    const auto no_better = [&](int64_t other) { return other == 0 || cycles <= other; };
-    return cycles > 0 && no_better(wide) && no_better(square) && no_better(small);
-  };
-  if (diagonal > 0 && p.groups > 1) {
-    run_fused<FusedDiagonal<Element>>(p, run);
-  } else if (best(wide)) {
-    run_fused<FusedWide<Element>>(p, run);
-  } else if (best(square)) {
-    run_fused<FusedSquare<Element>>(p, run);
-  } else if (best(small)) {
-    run_fused<FusedSmall<Element>>(p, run);
-  } else {
-    return false;
-  }
-  return true;
+  return run_fastest<FusedWide<Element, 128>, FusedWide<Element, 96>, FusedSquare<Element>,
+                     FusedSmall<Element>, FusedDiagonal<Element>>(p, device, run);
 }
 
 template <typename Run>

@@ -57,9 +57,10 @@ def test_the_deterministic_flag_is_set_for_one_of_the_two_only():
 
 def test_models_train_in_half():
     setting = ("dcnv2_resnet18", "resnet18", 32, 2, True)
-    (plain, _), (row,) = gpu_targets.model_targets(setting, 2, "cpu", torch.bfloat16)
+    (plain, peer), (row,) = gpu_targets.model_targets(setting, 2, "cpu", torch.bfloat16)
     speeds = row["images_per_second"]
     assert plain.figure == pytest.approx(speeds["deformable"] / speeds["plain"])
+    assert peer.figure == pytest.approx(speeds["deformable"] / speeds["torchvision"])
 
 
 @pytest.mark.parametrize("batch_and_shapes", floors.SETTINGS, ids=lambda setting: str(setting[0]))

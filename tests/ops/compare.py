@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcn_backbones.ops import available_backends
+from dcn_backbones.ops.backends.base import Request
 from dcn_backbones.ops.dispatch import BACKENDS
 
 
@@ -27,8 +27,9 @@ def assert_same(found: Tensor, expected: Tensor, backend: str, name: str = "resu
 
 def backends_on(device: str, leave_out: tuple[str, ...] = ()) -> list[str]:
     """Names of the backends that run here and take tensors of this device."""
-    names = [name for name in available_backends() if name not in leave_out]
-    return [name for name in names if BACKENDS[name].devices is None or device in BACKENDS[name].devices]
+    request = Request(device, torch.float32, deterministic=False)
+    names = [name for name in BACKENDS if name not in leave_out]
+    return [name for name in names if not BACKENDS[name].not_supported_reasons(request)]
 
 
 def tolerance_of(backend: str, dtype: torch.dtype):

@@ -15,6 +15,7 @@ class PlainPrimitives(BlockedBackend):
 
     def __init__(self) -> None:
         self.blocks: list[tuple[int, int]] = []
+        self.shared: list[bool] = []
 
     def unavailable_reasons(self) -> list[str]:
         return []
@@ -42,10 +43,7 @@ class PlainPrimitives(BlockedBackend):
         scale,
     ) -> None:
         rows = grad_columns.shape[1]
-        if columns is None:
-            self.blocks.append((first, rows))
-        else:
-            self.gather(input, offset, mask, geometry, first, columns)
+        self.shared.append(columns is not None and columns.data_ptr() == grad_columns.data_ptr())
         samples = sample(input, offset, geometry)
         gradient = spread(grad_columns.permute(1, 2, 0, 3).flatten(2), samples.value, first)
         by_value = gradient if mask is None else gradient * per_tap(mask, geometry)
@@ -57,6 +55,10 @@ class PlainPrimitives(BlockedBackend):
         if grad_input is not None:
             images = slice(first // geometry.positions, first // geometry.positions + len(grad_input))
             scatter(grad_input, by_value, samples.corners, images, scale)
+        if columns is None:
+            self.blocks.append((first, rows))
+        else:  # last, since it may take the memory of grad_columns
+            self.gather(input, offset, mask, geometry, first, columns)
 
 
 def sample(input: Tensor, offset: Tensor, geometry: Geometry):

@@ -50,6 +50,15 @@ def test_every_type(plain, monkeypatch, dtype, name):
     check(plain.name, AWKWARD[name], AWKWARD[name].tensors(dtype), dtype)
 
 
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_columns_take_the_memory_of_their_gradient_where_they_may(plain, monkeypatch, overwrites):
+    monkeypatch.setattr(PlainPrimitives, "workspace_bytes", 20_000)
+    monkeypatch.setattr(PlainPrimitives, "overwrites_grad_columns", overwrites)
+    case = AWKWARD["groups_2_offset_groups_3"]
+    check(plain.name, case, case.tensors(torch.bfloat16), torch.bfloat16)
+    assert len(plain.shared) > 1 and set(plain.shared) == {overwrites}
+
+
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("magnitude", [1e-25, 1.0, 1e25])

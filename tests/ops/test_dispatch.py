@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dcn_backbones.ops import available_backends, deform_conv2d, dispatch, use_backend
+from dcn_backbones.ops.backends.extension import cpu_capability
 from dcn_backbones.ops.backends.reference import ReferenceBackend
 
 from .cases import Case
@@ -141,6 +142,7 @@ def test_info_tells_versions_backends_and_reasons():
         [sys.executable, "-m", "dcn_backbones.info"], capture_output=True, text=True, check=True
     )
     assert f"torch {torch.__version__}" in run.stdout
+    assert "extension" not in available_backends() or f"CPU kernels: {cpu_capability()}\n" in run.stdout
     for name, backend in dispatch.BACKENDS.items():
         line = next(line for line in run.stdout.splitlines() if line.split()[:1] == [name])
         assert ("ready" in line) == (not backend.unavailable_reasons())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dcn_backbones.ops import dispatch
+from dcn_backbones.ops.backends import numba_cuda
 
 ROOT = Path(__file__).parents[2]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")
@@ -97,3 +98,10 @@ def test_every_reason_is_a_sentence_of_its_own(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert backend.unavailable_reasons() == ["there is no CUDA device"]
+
+
+@needs_numba
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_numba_without_a_driver_is_a_reason():
+    (reason,) = numba_cuda._numba_reasons()
+    assert "no driver or no libNVVM" in reason

@@ -35,6 +35,10 @@ class BlockedBackend(Backend):
     workspace_bytes: ClassVar[int] = 48 * 2**20
     """For columns, their gradient and the sums of grad_input; at least one position's, one image's sums."""
 
+    overwrites_grad_columns: ClassVar[bool] = False
+    """Whether `gather_backward` takes the memory of `grad_columns` as `columns` too, which spares one of the
+    two largest buffers: it must be done with an element of the one when it writes that of the other."""
+
     @abstractmethod
     def gather(
         self,
@@ -94,7 +98,7 @@ class BlockedBackend(Backend):
         grad_output = channels_last(grad_output).flatten(0, 2)  # (N * H_out * W_out, C_out)
         gradients = GradientBuffers(operands, grad_output, needs)
         rows = self._rows(operands, gradients.bytes_per_position)
-        gradients.allocate_columns(rows)
+        gradients.allocate_columns(rows, shared=self.overwrites_grad_columns)
         for images in cut(operands, rows):
             gradients.begin(images)
             for first, rows in images.blocks:
@@ -126,8 +130,8 @@ class BlockedBackend(Backend):
             _add_product(gradients.weight, grad_output.transpose(1, 2), columns.flatten(2))
 
     def _rows(self, operands: Operands, bytes_per_position: int = 0) -> int:
-        """Rows of a block. Columns count twice: a backward holds their gradient beside them, and a
-        forward whose columns take half of the cache leaves the other half to the input."""
+        """Rows of a block. Columns count twice: a backward holds their gradient beside them, where it
+        cannot overwrite it; else the half of the cache that they leave is the input's."""
         columns = 2 * operands.column_length * operands.input.element_size()
         return max(1, self.workspace_bytes // (columns + bytes_per_position))
 

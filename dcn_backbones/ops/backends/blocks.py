@@ -151,10 +151,13 @@ class GradientBuffers:
         """What the sums of grad_input take for each output position of a block of whole images."""
         return self._sums.image_bytes // self._operands.geometry.positions if self._sums else 0
 
-    def allocate_columns(self, rows: int) -> None:
+    def allocate_columns(self, rows: int, shared: bool) -> None:
+        """Buffers for blocks of up to `rows`; one for both where they may share their memory."""
         new = self._operands.columns_buffer
-        self._columns = new(rows) if self.weight is not None else None
         self._grad_columns = new(rows) if self._of_samples else None
+        self._columns = None
+        if self.weight is not None:
+            self._columns = self._grad_columns if shared and self._of_samples else new(rows)
 
     def columns(self, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """Columns and their gradient, of a block."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Request, accumulate_type
+from .base import Backend, Gradients, Request
 from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
@@ -18,15 +18,29 @@ _library.define(
 
 # Imported after the schemas are defined, since importing registers the kernels behind them.
 try:
-    import dcn_backbones._C  # noqa: F401
+    import dcn_backbones._C
 
     _import_error = None
 except ImportError as error:
     _import_error = error
 
 
+def cpu_capability() -> str:
+    """The instruction sets that the CPU kernels use: generic, avx2, avx512 or avx512_bf16.
+
+    The most that the processor has, or what the environment variable `DCN_CPU_CAPABILITY` named at first use.
+
+    Raises:
+        RuntimeError: the variable names none that the processor has, which every call then says too.
+        ImportError: the library is not there.
+    """
+    if _import_error is not None:
+        raise _import_error
+    return dcn_backbones._C.cpu_capability()
+
+
 class ExtensionBackend(Backend):
-    """Kernels for channels-last tensors; a contiguous input is converted once a call."""
+    """Kernels for channels-last tensors; a contiguous input is converted a few images at a time."""
 
     name = "extension"
 
@@ -54,14 +68,7 @@ class ExtensionBackend(Backend):
         if input.is_cuda:
             return self._cuda.forward(input, offset, weight, bias, mask, stride, padding, dilation)
         return torch.ops.dcn_backbones._deform_conv2d_forward(
-            input.contiguous(memory_format=torch.channels_last),
-            _position(offset, input),
-            weight,
-            bias,
-            None if mask is None else _position(mask, input),
-            stride,
-            padding,
-            dilation,
+            input, offset, weight, bias, mask, stride, padding, dilation
         )
 
     def backward(
@@ -72,18 +79,5 @@ class ExtensionBackend(Backend):
                 grad_output, input, offset, weight, mask, stride, padding, dilation, needs
             )
         return torch.ops.dcn_backbones._deform_conv2d_backward(
-            grad_output.contiguous(memory_format=torch.channels_last),
-            input.contiguous(memory_format=torch.channels_last),
-            _position(offset, input),
-            weight,
-            None if mask is None else _position(mask, input),
-            stride,
-            padding,
-            dilation,
-            needs,
+            grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )
-
-
-def _position(tensor: Tensor, input: Tensor) -> Tensor:
-    """Offsets and mask in the type that positions are computed in."""
-    return tensor.to(accumulate_type(input.dtype))

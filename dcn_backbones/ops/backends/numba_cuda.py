@@ -19,6 +19,7 @@ class NumbaCudaBackend(BlockedBackend):
 
     name = "numba_cuda"
     devices = frozenset({"cuda"})
+    overwrites_grad_columns = True
 
     def unavailable_reasons(self) -> list[str]:
         if torch.version.cuda is None:
