@@ -25,9 +25,12 @@ SECOND_LEVEL = 6e12  # bytes of the 50 MB cache, as others measured on the same 
 OPERATIONS = CORNERS * 2 + 0.5
 
 # What the kernels are assumed to reach of those rates.
-FUSED_PRODUCT = 0.6  # mma.sync on Hopper, which only wgmma drives at its full rate
 CUBLAS_PRODUCT = 0.75  # a few thousand rows at a time leave some multiprocessors without a tile
 FIRST_LEVEL_SHARE = 0.6  # of scattered vectors of 16 bytes
+CLOCK = 1.7e9
+# Positions and output channels of a fused kernel's tile, and the cycles of its step (csrc/README.md).
+FUSED_TILES = {(128, 256): 1920, (96, 256): 1632, (256, 128): 2432, (128, 128): 1536, (64, 128): 960}
+FUSED_TILES_OF_NARROW_GROUPS = {(64, 64): 550}
 LAUNCH = 4e-6  # a kernel of its own: start, end and the last tiles
 
 
@@ -82,12 +85,13 @@ def backward(shape: Shape, batch: int) -> Times:
 
 
 def predict_forward(shape: Shape, batch: int) -> float:
-    """The fused kernel: gather and product overlap by half of the shorter; 256 output channels a tile."""
-    times = forward(shape, batch)
-    tiles = -(-shape.channels // 256) if shape.groups == 1 else 1
-    gather = tiles * max(times.first_level / FIRST_LEVEL_SHARE, times.arithmetic)
-    product = times.matrix / FUSED_PRODUCT
-    return max(max(gather, product) + min(gather, product) / 2, times.memory) + LAUNCH
+    """The fused kernel: rounds of tiles on the multiprocessors, each a step for every tap and 64 channels."""
+    rows, narrow = positions(shape, batch), shape.groups > 1
+    tiles = FUSED_TILES_OF_NARROW_GROUPS if narrow else FUSED_TILES
+    steps = TAPS * (1 if narrow else -(-shape.channels // 64))
+    rounds = [-(-(-(-rows // height) * -(-shape.channels // width)) // 132) for height, width in tiles]
+    cycles = min(count * cost for count, cost in zip(rounds, tiles.values(), strict=True))
+    return max(cycles * steps / CLOCK, forward(shape, batch).memory) + LAUNCH
 
 
 def predict_backward(shape: Shape, batch: int) -> float:

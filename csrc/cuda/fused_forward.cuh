@@ -28,8 +28,10 @@ struct FusedTile {
   static constexpr int kWarpRows = kRows / kWarpsDown, kWarpColumns = kColumns / kWarpsAcross;
   static constexpr int kRowTiles = kWarpRows / 16, kColumnPairs = kWarpColumns / 16;
   static constexpr int kGathered =
-      kRows * kRowVectors / kFusedThreads;  // vectors of a chunk that a thread gathers
-  static_assert(kGathered * kFusedThreads == kRows * kRowVectors && kGathered <= kChunk / kDepth);
+      kRows * kRowVectors / kFusedThreads;        // vectors of a chunk that a thread gathers
+  static constexpr int kParts = kChunk / kDepth;  // of a step
+  static constexpr int kInFlight = (kGathered + kParts - 1) / kParts;  // vectors that it fetches in a part
+  static_assert(kGathered * kFusedThreads == kRows * kRowVectors);
 
   static constexpr int kColumnsBytes = kRows * kChunk * 2, kWeightBytes = kColumns * kChunk * 2;
   static constexpr int kOutputRowBytes = kColumns * 2 + kPaddedBytes;
@@ -75,13 +77,13 @@ class FusedBlock {
 
   DCN_DEVICE void run() {
     Step step{first_channel, 0};
-    Vector<Element, 8> fetched[4];
+    Vector<Element, 8> fetched[Tile::kInFlight][4];
     locate_all(step);
     copy_weight(step, 0);
 #pragma unroll 1
-    for (int i = 0; i < Tile::kGathered; ++i) {
-      fetch(step, i, fetched);
-      interpolate(step, i, fetched, 0);
+    for (int part = 0; part < Tile::kParts; ++part) {
+      fetch_part(step, part, fetched);
+      interpolate_part(step, part, fetched, 0);
     }
     for (int buffer = 0; step.channel < last_channel; buffer = 1 - buffer) {
       wait_for_copies();
@@ -91,12 +93,11 @@ class FusedBlock {
       const bool more = next.channel < last_channel;
       if (more && next.tap == 0 && offset_group(next) != offset_group(step)) locate_all(next);
       if (more) copy_weight(next, 1 - buffer);
-#pragma unroll 1  // one vector in flight for each thread: more would not leave registers enough
-      for (int i = 0; i < kChunk / kDepth; ++i) {
-        const bool gathers = more && i < Tile::kGathered;
-        if (gathers) fetch(next, i, fetched);
-        multiply(i, buffer);
-        if (gathers) interpolate(next, i, fetched, 1 - buffer);
+#pragma unroll 1  // few vectors in flight for each thread: more would not leave registers enough
+      for (int part = 0; part < Tile::kParts; ++part) {
+        if (more) fetch_part(next, part, fetched);
+        multiply(part, buffer);
+        if (more) interpolate_part(next, part, fetched, 1 - buffer);
       }
       step = next;
     }
@@ -159,6 +160,24 @@ class FusedBlock {
     const int row = gathered_row(i);
     const auto sum = weighted_sum(fetched, corners[step.tap * Tile::kRows + row].weight);
     store_vector(element_at(columns + buffer * Tile::kColumnsBytes + swizzled(row, gathered_vector())), sum);
+  }
+
+  using Fetched = Vector<Element, 8>[Tile::kInFlight][4];
+
+  DCN_DEVICE void fetch_part(const Step& step, int part, Fetched& fetched) const {
+#pragma unroll
+    for (int i = 0; i < Tile::kInFlight; ++i) {
+      const int vector = part * Tile::kInFlight + i;
+      if (vector < Tile::kGathered) fetch(step, vector, fetched[i]);
+    }
+  }
+
+  DCN_DEVICE void interpolate_part(const Step& step, int part, const Fetched& fetched, int buffer) const {
+#pragma unroll
+    for (int i = 0; i < Tile::kInFlight; ++i) {
+      const int vector = part * Tile::kInFlight + i;
+      if (vector < Tile::kGathered) interpolate(step, vector, fetched[i], buffer);
+    }
   }
 
   // Whether columns [column, column + width) and channels [channel, channel + width) of the tile, both

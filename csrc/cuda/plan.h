@@ -176,6 +176,8 @@ struct FusedForward {
 template <typename Element, int kRows>
 using FusedWide = FusedForward<Element, FusedTile<kRows, 256, 2, false>, 1, kRows == 128 ? 1920 : 1632>;
 template <typename Element>
+using FusedHigh = FusedForward<Element, FusedTile<256, 128, 4, false>, 1, 2432>;
+template <typename Element>
 using FusedSquare = FusedForward<Element, FusedTile<128, 128, 4, false>, 2, 1536>;
 template <typename Element>
 using FusedSmall = FusedForward<Element, FusedTile<64, 128, 2, false>, 2, 960>;
@@ -220,8 +222,8 @@ bool run_fastest(const FusedParams& p, const Device& device, const Run& run) {
 
 template <typename Element, typename Run>
 bool plan_fused_forward(const FusedParams& p, const Device& device, const Run& run) {
-  return run_fastest<FusedWide<Element, 128>, FusedWide<Element, 96>, FusedSquare<Element>,
-                     FusedSmall<Element>, FusedDiagonal<Element>>(p, device, run);
+  return run_fastest<FusedWide<Element, 128>, FusedWide<Element, 96>, FusedHigh<Element>,
+                     FusedSquare<Element>, FusedSmall<Element>, FusedDiagonal<Element>>(p, device, run);
 }
 
 template <typename Run>

@@ -165,6 +165,7 @@ def test_tensors_that_are_not_aligned_are_taken(emulated):
 FUSED = {
     "128x256": Case(batch=2, channels=72, out_channels=248, size=(25, 5), spread=1.0),
     "96x256": Case(batch=3, channels=72, out_channels=264, size=(7, 9), spread=1.0),
+    "256x128": Case(batch=4, channels=72, out_channels=120, size=(25, 5), spread=1.0),
     "128x128": Case(batch=1, channels=136, out_channels=104, size=(17, 9), bias=False, spread=1.0),
     "64x128": Case(batch=1, channels=64, out_channels=16, size=(5, 7), mask=False),
     "64x128 offset groups": Case(batch=2, channels=128, out_channels=8, size=(5, 7), offset_groups=2),
