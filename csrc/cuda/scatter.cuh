@@ -190,72 +190,100 @@ struct Slice {
 };
 
 // A block is one tile, some slices of one offset group, and a warp for each slice.
-template <typename Element, typename Sum, int kCount>
-DCN_DEVICE void scatter(const ScatterParams& p) {
-  using Real = Accumulate<Element>;
-  constexpr int kWidth = kLanesOfCorner * kCount;
+struct ScatterBlock {
+  Tile tile;
+  Window window;
+  int offset_group;
+  int first_slice;  // of the offset group
+};
+
+template <int kWidth>
+DCN_DEVICE ScatterBlock scatter_block(const ScatterParams& p) {
   const Sampling& s = p.sampling;
   const int tiles_x = (s.out_width + p.tile_width - 1) / p.tile_width;
   const int tiles_y = (s.out_height + p.tile_height - 1) / p.tile_height;
-  const int group_channels = s.channels / s.offset_groups;
-  const int blocks_of_group =
-      ((group_channels + kWidth - 1) / kWidth + p.slices_per_block - 1) / p.slices_per_block;
+  const int slices = (s.channels / s.offset_groups + kWidth - 1) / kWidth;
+  const int blocks_of_group = (slices + p.slices_per_block - 1) / p.slices_per_block;
+  ScatterBlock block;
   int index = block_index();
-  const int slice_block = index % blocks_of_group;
+  block.first_slice = index % blocks_of_group * p.slices_per_block;
   index /= blocks_of_group;
-  const int offset_group = index % s.offset_groups;
+  block.offset_group = index % s.offset_groups;
   index /= s.offset_groups;
-  const int tile_x = index % tiles_x;
+  block.tile.left = index % tiles_x * p.tile_width;
   index /= tiles_x;
-  const Tile tile{index / tiles_y, index % tiles_y * p.tile_height, tile_x * p.tile_width};
+  block.tile.top = index % tiles_y * p.tile_height;
+  block.tile.image = index / tiles_y;
+  window_axis(block.tile.top, p.tile_height, s.stride_height, s.padding_height,
+              (s.kernel_height - 1) * s.dilation_height, s.height, p.window_height, block.window.top,
+              block.window.height);
+  window_axis(block.tile.left, p.tile_width, s.stride_width, s.padding_width,
+              (s.kernel_width - 1) * s.dilation_width, s.width, p.window_width, block.window.left,
+              block.window.width);
+  return block;
+}
 
-  Window window;
-  window_axis(tile.top, p.tile_height, s.stride_height, s.padding_height,
-              (s.kernel_height - 1) * s.dilation_height, s.height, p.window_height, window.top,
-              window.height);
-  window_axis(tile.left, p.tile_width, s.stride_width, s.padding_width,
-              (s.kernel_width - 1) * s.dilation_width, s.width, p.window_width, window.left, window.width);
-
-  Target<Real>* targets = static_cast<Target<Real>*>(shared_memory());
+// The slice of this thread's warp; windows lie behind the targets, one after the other.
+template <typename Element, typename Sum, int kCount>
+DCN_DEVICE Slice<Element, Sum, kCount> slice_of_warp(const ScatterParams& p, const ScatterBlock& block,
+                                                     void* windows) {
+  constexpr int kWidth = kLanesOfCorner * kCount;
   const int warp = thread_index() / kWarpLanes, lane = thread_index() % kWarpLanes;
-  const int in_group = (slice_block * p.slices_per_block + warp) * kWidth + lane % kLanesOfCorner * kCount;
+  const int group_channels = p.sampling.channels / p.sampling.offset_groups;
+  const int in_group = (block.first_slice + warp) * kWidth + lane % kLanesOfCorner * kCount;
   Slice<Element, Sum, kCount> slice;
-  slice.window = reinterpret_cast<typename Sum::Value*>(targets + kSamplesOfWarp * p.slices_per_block) +
-                 static_cast<int64_t>(warp) * p.window_height * p.window_width * kWidth;
-  slice.pixels = window.height * window.width;
+  slice.window =
+      static_cast<typename Sum::Value*>(windows) + warp * p.window_height * p.window_width * kWidth;
+  slice.pixels = block.window.height * block.window.width;
   slice.global = static_cast<typename Sum::Value*>(p.grad_input);
-  slice.channels = s.channels;
-  slice.channel = offset_group * group_channels + in_group;
+  slice.channels = p.sampling.channels;
+  slice.channel = block.offset_group * group_channels + in_group;
   slice.active = in_group < group_channels;
   slice.lane = lane;
-  slice.scale = Sum::kFixed ? *static_cast<const Real*>(p.scale) : Real(1);
-  slice.clear();
+  slice.scale = Sum::kFixed ? *static_cast<const Accumulate<Element>*>(p.scale) : Accumulate<Element>(1);
+  return slice;
+}
 
-  const int samples = p.tile_height * p.tile_width * s.taps();
-  for (int first = 0; first < samples; first += block_threads()) {
-    synchronize_block();  // nobody reads the targets before any more, and the windows are clear
-    targets[thread_index()] = locate_target<Real>(p, tile, window, offset_group, first + thread_index());
-    synchronize_block();
-    constexpr int kAhead = 4;  // loads in flight
-    for (int i = 0; i < block_threads(); i += kAhead) {
-      Vector<Element, kCount> gradient[kAhead];
+// Adds what the located samples contribute to the slice, in their order.
+template <typename Element, typename Sum, int kCount>
+DCN_DEVICE void add_samples(const ScatterParams& p, const Slice<Element, Sum, kCount>& slice,
+                            const Target<Accumulate<Element>>* targets) {
+  constexpr int kAhead = 4;  // loads in flight
+  const Element* gradients = static_cast<const Element*>(p.grad_columns);
+  for (int i = 0; i < block_threads(); i += kAhead) {
+    Vector<Element, kCount> gradient[kAhead];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const Target<Real>& target = targets[i + j];
-        if (target.row == kOutside || !slice.active) continue;
-        gradient[j] =
-            load_vector<Element, kCount>(static_cast<const Element*>(p.grad_columns) +
-                                         column_index(s, p.groups, target.row, target.tap, slice.channel));
-      }
+    for (int j = 0; j < kAhead; ++j) {
+      const int row = targets[i + j].row;
+      if (row == kOutside || !slice.active) continue;
+      gradient[j] = load_vector<Element, kCount>(
+          gradients + column_index(p.sampling, p.groups, row, targets[i + j].tap, slice.channel));
+    }
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        if (targets[i + j].row == kOutside) continue;
-        slice.add(targets[i + j], gradient[j]);
-        synchronize_warp();  // the next sample may add to the same pixel from another lane
-      }
+    for (int j = 0; j < kAhead; ++j) {
+      if (targets[i + j].row == kOutside) continue;
+      slice.add(targets[i + j], gradient[j]);
+      synchronize_warp();  // the next sample may add to the same pixel from another lane
     }
   }
-  slice.flush(window, tile.image, s.height, s.width);
+}
+
+template <typename Element, typename Sum, int kCount>
+DCN_DEVICE void scatter(const ScatterParams& p) {
+  using Real = Accumulate<Element>;
+  const ScatterBlock block = scatter_block<kLanesOfCorner * kCount>(p);
+  Target<Real>* targets = static_cast<Target<Real>*>(shared_memory());
+  const auto slice = slice_of_warp<Element, Sum, kCount>(p, block, targets + block_threads());
+  slice.clear();
+  const int samples = p.tile_height * p.tile_width * p.sampling.taps();
+  for (int first = 0; first < samples; first += block_threads()) {
+    synchronize_block();  // nobody reads the targets before any more, and the windows are clear
+    targets[thread_index()] =
+        locate_target<Real>(p, block.tile, block.window, block.offset_group, first + thread_index());
+    synchronize_block();
+    add_samples(p, slice, targets);
+  }
+  slice.flush(block.window, block.tile.image, p.sampling.height, p.sampling.width);
 }
 
 }  // namespace dcn::cuda
