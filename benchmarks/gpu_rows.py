@@ -10,6 +10,7 @@ from torch import Tensor
 from dcn_backbones.ops.dispatch import BACKENDS, select
 
 from . import floors, peers
+from .deform_conv2d import run_once
 from .gpu_timing import interleaved
 from .peers import Tensors
 from .shapes import Shape
@@ -93,19 +94,7 @@ def measure_memory(shape: Shape, batch: int, device: str) -> dict:
 
 
 def call(function: Callable[[Tensors], Tensor], tensors: Tensors, backward: bool) -> Call:
-    """The function on its tensors: the output alone, or the gradients of all that it uses behind it."""
-
-    def forward() -> list[Tensor]:
-        with torch.inference_mode():
-            return [function(tensors)]
-
-    def forward_and_backward() -> list[Tensor]:
-        leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-        output = function(leaves)
-        gradients = torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
-        return [output.detach(), *gradients]
-
-    return forward_and_backward if backward else forward
+    return lambda: run_once(function, tensors, backward)
 
 
 def torchvision_calls(
