@@ -5,9 +5,14 @@ OLDEST := .venv-oldest
 BIN := $(CURDIR)/$(VENV)/bin
 BUILD_INPUTS := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/* csrc/*/*)
 PACKAGE := $(shell find dcn_backbones -name '*.py' -o -path '*/weights/*' -type f)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/*/*.cu csrc/*/*.cuh csrc/cuda/emulation/*)
 
-.PHONY: demo test test-oldest fuzz sanitize portability large bench lint format wheel install clean
+# What the CUDA kernels are compiled for: the GPUs here, or where there is none one architecture, which is quick.
+# Wheels are compiled for all.
+export TORCH_CUDA_ARCH_LIST ?= native
+
+.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize portability large bench bench-gpu cuda-all lint format wheel \
+	install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -24,6 +29,22 @@ test-oldest: wheel $(OLDEST)/ready
 	rm -rf $(OLDEST)/checkout && mkdir $(OLDEST)/checkout && cp -r tests $(OLDEST)/checkout
 	cd $(OLDEST)/checkout && $(CURDIR)/$(OLDEST)/bin/python -m pytest tests/ops tests/layers
 
+# On a machine with a GPU, with PYTHON's own packages: nothing is installed, and the extension is built in place.
+test-gpu: build-gpu
+	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m pytest tests/ops -k on_cuda
+	$(MEMCHECK)
+
+build-gpu:
+	TORCH_CUDA_ARCH_LIST="$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')" \
+		MAX_JOBS=$$(nproc) $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m dcn_backbones.info
+
+# Reads and writes out of bounds on a few cases, where the tool is; without torch's cache every tensor has its own bounds.
+MEMCHECK = if command -v compute-sanitizer > /dev/null; then PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest tests/ops/test_deform_conv2d.py \
+	-k '(extension_on or numba_cuda_on) and every_type and (modulated or dilated or groups_2)'; fi
+
 # The property-based comparison with the reference, at length.
 fuzz: install
 	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
@@ -31,11 +52,11 @@ fuzz: install
 # The operator's tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: export OMP_WAIT_POLICY := PASSIVE
 sanitize: install
-	rm -rf build/sanitize && mkdir -p build/sanitize/checkout && cp -r tests build/sanitize/checkout
-	DCN_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
-	cd build/sanitize/checkout && PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+	rm -rf build/sanitize && mkdir -p build/sanitize/checkout && cp -r tests csrc build/sanitize/checkout
+	DCN_SANITIZE=1 DCN_CUDA=0 $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	cd build/sanitize/checkout && DCN_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -k 'not processes' tests/ops
+		$(BIN)/python -m pytest -k 'not processes and not numba' tests/ops
 
 # Tensors of more than 2**31 elements, in 20 GB of memory.
 large: install
@@ -48,6 +69,13 @@ portability: install
 	rm -rf build/clang && mkdir -p build/clang/checkout && cp -r tests build/clang/checkout
 	CC=clang CXX=clang++ $(BIN)/python setup.py --quiet build --build-base build/clang --build-lib build/clang/lib
 	cd build/clang/checkout && PYTHONPATH=$(CURDIR)/build/clang/lib $(BIN)/python -m pytest tests/ops
+
+# The CUDA kernels for every architecture, each checked for spills and registers.
+cuda-all: install
+	DCN_CUDA_ARCHITECTURES=75,80,86,89,90,100,120 $(BIN)/python -m pytest tests/test_build_cuda.py
+
+bench-gpu: build-gpu
+	$(PYTHON) -m benchmarks.gpu_targets --output benchmarks/results/gpu_targets.json
 
 bench: install
 	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json
@@ -64,6 +92,7 @@ format: install
 
 install: $(VENV)/ready
 
+wheel: export TORCH_CUDA_ARCH_LIST :=
 wheel: dist/ready
 
 dist/ready: $(VENV)/ready $(PACKAGE)

@@ -1,9 +1,15 @@
-"""Builds the compiled extension; everything else about the package is in pyproject.toml.
+"""Builds the compiled extensions; everything else about the package is in pyproject.toml.
 
 Without a working C++ compiler, or without torch, the package installs as pure Python and the build says so.
+The CUDA kernels are a library of their own, built where nvcc and a torch for CUDA are; without them, or with
+`DCN_CUDA=0`, everything else is built and the build says why. `TORCH_CUDA_ARCH_LIST` chooses what they are
+compiled for: by default every architecture, with `native` that of the GPUs here.
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +31,10 @@ COMPILE_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
+# Machine code runs on every later minor version, and PTX is compiled by the driver of a later major one.
+CUDA_ARCHITECTURES = "7.5;8.0;9.0;10.0+PTX"
+CUDA_ARCHITECTURE_WITHOUT_GPU = "9.0"  # of `native` where there is none, to compile quickly
+NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]
 # For `make sanitize`; a violation ends the process.
 SANITIZERS = (
     ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if "DCN_SANITIZE" in os.environ else []
@@ -50,17 +60,82 @@ def cpu_extension():
     )
 
 
+def cuda_extension():
+    from torch.utils.cpp_extension import CUDAExtension
+
+    choose_cuda_architectures()
+    return CUDAExtension(
+        "dcn_backbones._CUDA",
+        files("cuda/*.cpp", "cuda/*.cu"),
+        depends=files("*.h", "cuda/*.h", "cuda/*.cuh"),
+        extra_compile_args={"cxx": [*COMPILE_FLAGS, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
+        py_limited_api=True,
+    )
+
+
+def find_cuda() -> None:
+    """Set `CUDA_HOME` to where nvcc really is: torch takes the folder above it, which a wrapper's is not."""
+    nvcc = shutil.which("nvcc")
+    if nvcc and "CUDA_HOME" not in os.environ:
+        plan = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True).stderr
+        top = re.search(r"TOP=(.+)", plan)
+        if top:
+            os.environ["CUDA_HOME"] = os.path.realpath(top.group(1))
+
+
+def choose_cuda_architectures() -> None:
+    """Complete `TORCH_CUDA_ARCH_LIST`, which torch reads while it builds."""
+    import torch
+
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES
+    if wanted == "native" and not torch.cuda.is_available():
+        wanted = CUDA_ARCHITECTURE_WITHOUT_GPU
+    os.environ["TORCH_CUDA_ARCH_LIST"] = wanted
+
+
+def no_cuda_reason() -> str | None:
+    """Why the CUDA kernels cannot be built; None when they can."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if os.environ.get("DCN_CUDA") == "0":
+        return "DCN_CUDA is 0"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
+    if CUDA_HOME is None or not nvcc.exists():
+        return "nvcc is not found, expected on the PATH or below CUDA_HOME"
+    found = re.search(r"release ([\d.]+)", subprocess.check_output([nvcc, "--version"], text=True)).group(1)
+    if found.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {found}, torch of CUDA {torch.version.cuda}, expected one major version"
+    return None
+
+
+def extensions() -> list:
+    reason = no_cuda_reason()
+    if reason:
+        say_without_cuda(reason)
+    return [cpu_extension()] if reason else [cpu_extension(), cuda_extension()]
+
+
 def optional_build_ext() -> type:
-    """torch's build_ext, with a failure turned into a package without extensions."""
+    """torch's build_ext, with a failure turned into a package without CUDA kernels, then without any."""
     from torch.utils.cpp_extension import BuildExtension
 
     class OptionalBuildExtension(BuildExtension):
         def run(self) -> None:
+            compiler = self.compiler
             try:
                 super().run()
             except Exception as error:  # compilers fail in many ways, none of which may stop the install
-                say_pure_python(f"compiling it failed: {error}")
-                self.extensions = self.distribution.ext_modules = []
+                self.compiler = compiler
+                if len(self.extensions) > 1:
+                    say_without_cuda(f"compiling them failed: {error}")
+                    self.extensions = self.distribution.ext_modules = self.extensions[:1]
+                    self.run()
+                else:
+                    say_pure_python(f"compiling it failed: {error}")
+                    self.extensions = self.distribution.ext_modules = []
 
     return OptionalBuildExtension
 
@@ -80,14 +155,23 @@ def say_pure_python(reason: str) -> None:
     )
 
 
+def say_without_cuda(reason: str) -> None:
+    print(
+        "dcn_backbones is being installed without its CUDA kernels, so deformable convolution will be slow "
+        f"on NVIDIA GPUs ({reason}).",
+        file=sys.stderr,
+    )
+
+
 def build_arguments() -> dict:
+    find_cuda()
     try:
         commands = {"build_ext": optional_build_ext()}
-        extensions = [cpu_extension()]
+        modules = extensions()
     except ImportError as error:
         say_pure_python(f"torch is needed to build it: {error}")
         return {}
-    return {"ext_modules": extensions, "cmdclass": commands}
+    return {"ext_modules": modules, "cmdclass": commands}
 
 
 arguments = build_arguments()

@@ -53,15 +53,15 @@ def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool,
     return row | floor | {"over_floor": _ours(times) / floor["floor_ms"]}
 
 
-def run_once(function, tensors: peers.Tensors, backward: bool) -> None:
-    """Without gradients, or with those of everything that the function uses."""
+def run_once(function, tensors: peers.Tensors, backward: bool) -> list[torch.Tensor | None]:
+    """The output alone, or the gradients of everything that the function uses behind it."""
     if not backward:
         with torch.inference_mode():
-            function(tensors)
-        return
+            return [function(tensors)]
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     output = function(leaves)
-    torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
+    gradients = torch.autograd.grad(output, list(leaves.values()), output.detach(), allow_unused=True)
+    return [output.detach(), *gradients]
 
 
 def refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -> None:

@@ -1,5 +1,7 @@
 """Whole models, deformable and plain, in one run: images a second of inference and of training."""
 
+from collections.abc import Callable
+
 import timm
 import torch
 from torch import nn
@@ -18,39 +20,65 @@ SETTINGS = [
 ]
 
 
-def measure(name: str, plain: str, size: int, batch: int, training: bool, repeats: int) -> dict:
+def measure(
+    name: str,
+    plain: str,
+    size: int,
+    batch: int,
+    training: bool,
+    repeats: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict:
     """Images a second against the plain model, and against the same model on torchvision's operator.
 
-    float32, channels-last. Offsets are moved off the grid first: about one pixel, as after training.
+    Channels-last; half types through autocast. Offsets are moved off the grid first: about one pixel,
+    as after training.
     """
-    deformable, regular = _model(name, training), _model(plain, training)
-    images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-    run = _train if training else _infer
+    models = {"deformable": _model(name, training, device), "plain": _model(plain, training, device)}
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 
-    def on_torchvision() -> None:
-        with use_backend("torchvision"):
-            run(deformable, images)
+    def run(model: nn.Module) -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            (_train if training else _infer)(model, images)
+        if device != "cpu":
+            torch.cuda.synchronize()
 
-    times = interleaved(
-        {
-            "deformable": lambda: run(deformable, images),
-            "plain": lambda: run(regular, images),
-            "torchvision": on_torchvision,
-        },
-        repeats,
-    )
-    ours = times["deformable"]["median"]
+    functions = {key: lambda m=model: run(m) for key, model in models.items()}
+    times = interleaved(functions | {"torchvision": _on_torchvision(functions["deformable"])}, repeats)
+    medians = {key: value["median"] for key, value in times.items()}
     return {
         "name": f"{name}, {size} px, {'training' if training else 'inference'}",
-        "images_per_second": {key: 1e3 * batch / value["median"] for key, value in times.items()},
-        "plain": times["plain"]["median"] / ours,
-        "torchvision": times["torchvision"]["median"] / ours,
+        "images_per_second": {key: 1e3 * batch / median for key, median in medians.items()},
+        "plain": medians["plain"] / medians["deformable"],
+        "torchvision": medians["torchvision"] / medians["deformable"],
+        "peak_bytes": {key: _peak(functions[key], model) for key, model in models.items()},
     }
 
 
-def _model(name: str, training: bool) -> nn.Module:
+def _on_torchvision(function: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        with use_backend("torchvision"):
+            function()
+
+    return call
+
+
+def _peak(run: Callable[[], None], model: nn.Module) -> int | None:
+    """Bytes at the peak beside all models' parameters; None where memory is not counted."""
+    if not next(model.parameters()).is_cuda:
+        return None
+    model.zero_grad()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _model(name: str, training: bool, device: str) -> nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=1000).to(memory_format=torch.channels_last)
+    model = timm.create_model(name, num_classes=1000).to(device, memory_format=torch.channels_last)
     for key, parameter in model.named_parameters():
         if key.endswith("conv_offset.bias"):
             nn.init.normal_(parameter)

@@ -12,14 +12,16 @@ from .shapes import Shape
 Tensors = dict[str, Tensor]
 
 
-def make_tensors(shape: Shape, batch: int, dtype: torch.dtype, channels_last: bool) -> Tensors:
+def make_tensors(
+    shape: Shape, batch: int, dtype: torch.dtype, channels_last: bool, device: str = "cpu"
+) -> Tensors:
     """Normal input and offsets, a mask in (0, 1), weights that keep the scale. Seeded."""
-    generator = torch.Generator().manual_seed(0)
-    output_size = [(s - 1) // shape.stride + 1 for s in shape.size]
+    generator = torch.Generator(device).manual_seed(0)
+    output_size = shape.output_size
     per_group = shape.channels // shape.groups
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator)
+        return torch.randn(size, generator=generator, device=device)
 
     tensors = dict(
         input=normal(batch, shape.channels, *shape.size).to(dtype),
@@ -47,6 +49,15 @@ def public_function(name: str) -> Callable[[Tensors], Tensor]:
 
     function = torchvision.ops.deform_conv2d if name == "torchvision" else deform_conv2d
     return lambda t: function(t["input"], t["offset"], t["weight"], padding=1, mask=t["mask"])
+
+
+def torchvision_function(shape: Shape) -> Callable[[Tensors], Tensor]:
+    """torchvision's public function, which computes in the type of its tensors."""
+    import torchvision
+
+    return lambda t: torchvision.ops.deform_conv2d(
+        t["input"], t["offset"], t["weight"], stride=shape.stride, padding=1, mask=t["mask"]
+    )
 
 
 def plain(shape: Shape) -> Callable[[Tensors], Tensor]:

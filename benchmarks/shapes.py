@@ -1,4 +1,4 @@
-"""The 3x3 convolutions of conv3-conv5 at 224 px, and one of a detector's."""
+"""The 3x3 convolutions of conv3-conv5, at 224 px and at a detector's sizes."""
 
 from dataclasses import dataclass
 
@@ -18,25 +18,23 @@ class Shape:
         text += "" if self.stride == 1 else f" /{self.stride}"
         return text if self.groups == 1 else f"{text} g{self.groups}"
 
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return tuple((size - 1) // self.stride + 1 for size in self.size)
 
-def _square(channels: int, size: int, stride: int = 1, groups: int = 1) -> Shape:
-    return Shape(channels, (size, size), stride, groups)
+
+def _stages(channels: int, size: tuple[int, int], groups: int = 1) -> list[Shape]:
+    """conv3 to conv5: in each the 3x3 that halves the size, and those behind it."""
+    shapes = []
+    for _ in range(3):
+        first = Shape(channels, size, 2, groups)
+        shapes += [first, Shape(channels, first.output_size, 1, groups)]
+        channels, size = 2 * channels, first.output_size
+    return shapes
 
 
-RESNET = [
-    _square(128, 56, 2),
-    _square(128, 28),
-    _square(256, 28, 2),
-    _square(256, 14),
-    _square(512, 14, 2),
-    _square(512, 7),
-]
-RESNEXT = [
-    _square(256, 56, 2, 32),
-    _square(256, 28, 1, 32),
-    _square(512, 28, 2, 32),
-    _square(512, 14, 1, 32),
-    _square(1024, 14, 2, 32),
-    _square(1024, 7, 1, 32),
-]
+RESNET = _stages(128, (56, 56))
+RESNEXT = _stages(256, (56, 56), groups=32)
 DETECTION = [Shape(128, (100, 168))]
+DETECTION_RESNET = _stages(128, (200, 334))  # an image of 800 x 1333
+DETECTION_RESNEXT = _stages(256, (200, 334), groups=32)

@@ -15,9 +15,10 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
             start = time.perf_counter()
             function()
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: _summary(values) for name, values in times.items()}
+    return {name: summary(values) for name, values in times.items()}
 
 
-def _summary(values: list[float]) -> dict[str, float]:
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
     low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {"median": median, "quartile_low": low, "quartile_high": high}

@@ -6,12 +6,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "checks.h"
 
 namespace dcn {
 namespace {
@@ -70,26 +70,11 @@ Tensor dense(const Tensor& tensor, ScalarType type) {
 
 Strides4 strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
-void check(bool condition, const std::string& sentence) {
-  if (!condition) throw std::runtime_error(sentence);
-}
-
 void check_type(const Tensor& input) {
   const ScalarType type = input.scalar_type();
   check(type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
             type == ScalarType::BFloat16,
         "input has an unsupported type, expected float64, float32, float16 or bfloat16");
-}
-
-std::string shape_text(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-  std::string text = "(";
-  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
-  return text + ")";
-}
-
-void check_sizes(const std::string& name, const Tensor& tensor, const std::vector<int64_t>& expected) {
-  check(std::ranges::equal(tensor.sizes(), expected),
-        name + " has shape " + shape_text(tensor.sizes()) + ", expected " + shape_text(expected));
 }
 
 int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {

@@ -18,7 +18,9 @@ def main() -> None:
     print("backends of deform_conv2d, the preferred first:")
     for name, backend in BACKENDS.items():
         reasons = backend.unavailable_reasons()
-        status = f"out: {'; '.join(reasons)}" if reasons else "ready"
+        devices = "any device" if backend.devices is None else ", ".join(sorted(backend.devices))
+        ready = "; ".join([f"ready on {devices}", *backend.missing_parts()])
+        status = f"out: {'; '.join(reasons)}" if reasons else ready
         print(f"  {name:<12} {status}{'' if backend.automatic else ' (only when named)'}")
 
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "csrc", "dcn_backbones", "pyproject.toml", "setup.py")
@@ -56,7 +57,8 @@ def build_wheel(folder: Path, **environment: str) -> tuple[Path, str]:
 
 def pip(*arguments: str, **environment: str) -> str:
     command = [sys.executable, "-m", "pip", *arguments]
-    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    variables = {**os.environ, "TORCH_CUDA_ARCH_LIST": "native", **environment}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -95,8 +97,24 @@ def test_the_wheel_serves_every_python_from_3_11(wheel):
 def test_the_wheel_holds_the_library_the_weights_and_nothing_else_of_the_checkout(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "dcn_backbones/_C.abi3.so" in names
+    assert ("dcn_backbones/_CUDA.abi3.so" in names) == (
+        torch.version.cuda is not None and shutil.which("nvcc") is not None
+    )
     assert any(name.startswith("dcn_backbones/weights/") and name.endswith(".safetensors") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dcn_backbones"}
+
+
+def test_without_a_working_nvcc_the_wheel_has_the_cpu_library_and_the_build_says_so(tmp_path):
+    if torch.version.cuda is None:
+        pytest.skip("needs a torch for CUDA")
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo release {torch.version.cuda}, V1\n')
+    nvcc.chmod(0o755)
+    wheel, output = build_wheel(tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+    assert "being installed without its CUDA kernels" in output
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "dcn_backbones/_C.abi3.so" in names and "dcn_backbones/_CUDA.abi3.so" not in names
 
 
 def test_the_installed_wheel_classifies_offline(wheel, tmp_path):

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from .backends.base import Backend, Request
 from .backends.extension import ExtensionBackend
+from .backends.numba_cuda import NumbaCudaBackend
 from .backends.reference import ReferenceBackend
 from .backends.torchvision import TorchvisionBackend
 
 _logger = logging.getLogger(__name__)
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (ExtensionBackend(), ReferenceBackend(), TorchvisionBackend())
+    backend.name: backend
+    for backend in (ExtensionBackend(), NumbaCudaBackend(), ReferenceBackend(), TorchvisionBackend())
 }
 """All backends by name, the preferred first."""
 

@@ -41,13 +41,17 @@ class Case:
         return dict(stride=self.stride, padding=self.padding, dilation=self.dilation)
 
     def tensors(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor | None]:
-        """The tensor arguments by name; offset and mask in float32 where the type is half."""
+        """The tensor arguments by name; offset and mask in float32 where the type is half.
+
+        On the default device, with the same numbers on every device.
+        """
         generator = torch.Generator().manual_seed(seed)
         position_type = dtype if dtype in (torch.float64, torch.float32) else torch.float32
         taps = self.offset_groups * self.kernel_size[0] * self.kernel_size[1]
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
+            numbers = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+            return numbers.to(torch.get_default_device())
 
         offset = self.spread * normal(self.batch, 2 * taps, *self.output_size)
         mask = torch.sigmoid(normal(self.batch, taps, *self.output_size))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dcn_backbones.ops.backends.base import Request
 from dcn_backbones.ops.dispatch import BACKENDS
 
 
@@ -14,6 +15,21 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float, name: str = "
     error = (found.double() - expected.double()).abs().max().item()
     scale = max(expected.double().abs().max().item(), 1e-3)
     assert error <= tolerance * scale, f"{name}: off by {error:.3g}, largest value {scale:.3g}"
+
+
+def assert_same(found: Tensor, expected: Tensor, backend: str, name: str = "result") -> None:
+    """The same bits; the backend's tolerance on a GPU, whose threads add in an order that changes."""
+    if found.is_cuda:
+        assert_near(found, expected, tolerance_of(backend, found.dtype).backward, name)
+    else:
+        assert torch.equal(found, expected), f"{name}: not the same bits"
+
+
+def backends_on(device: str, leave_out: tuple[str, ...] = ()) -> list[str]:
+    """Names of the backends that run here and take tensors of this device."""
+    request = Request(device, torch.float32, deterministic=False)
+    names = [name for name in BACKENDS if name not in leave_out]
+    return [name for name in names if not BACKENDS[name].not_supported_reasons(request)]
 
 
 def tolerance_of(backend: str, dtype: torch.dtype):

@@ -1,16 +1,46 @@
-"""Every operator test runs over every backend that is here."""
+"""Every operator test runs over every backend that is here, on every device that it takes."""
 
 import pytest
+import torch
 
-from dcn_backbones.ops import available_backends
+from .compare import backends_on
 
-
-@pytest.fixture(params=available_backends())
-def backend(request) -> str:
-    return request.param
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-@pytest.fixture(params=[name for name in available_backends() if name != "torchvision"])
-def own_backend(request) -> str:
+def _parameters(*leave_out: str) -> list:
+    """Pairs of device and backend; `-k on_cuda` selects those on a GPU."""
+    return [
+        pytest.param((device, name), id=name if device == "cpu" else f"{name}_on_{device}")
+        for device in DEVICES
+        for name in backends_on(device, leave_out)
+    ]
+
+
+@pytest.fixture(params=_parameters())
+def backend(request):
+    yield from _on_its_device(*request.param)
+
+
+@pytest.fixture(params=_parameters("torchvision"))
+def own_backend(request):
     """Every backend that keeps the whole contract; torchvision's kernel does not."""
-    return request.param
+    yield from _on_its_device(*request.param)
+
+
+@pytest.fixture(params=_parameters("torchvision", "reference"))
+def fast_backend(request):
+    """Every backend worth comparing with the reference."""
+    yield from _on_its_device(*request.param)
+
+
+def _on_its_device(device: str, name: str):
+    """The backend's name, while tensors are made on its device."""
+    if device == "cpu":
+        yield name
+        return
+    torch.set_default_device(device)
+    try:
+        yield name
+    finally:
+        torch.set_default_device(None)

@@ -6,7 +6,7 @@ import torch
 from dcn_backbones.ops import deform_conv2d, use_backend
 
 from .cases import Case, named_leaves
-from .compare import assert_near, types_of
+from .compare import assert_near, assert_same, types_of
 
 HOSTILE = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 2.0**31, -(2.0**31), 2.0**33, 1e5]
 SMALL = Case(channels=16, out_channels=8, groups=2, offset_groups=2, size=(6, 7))
@@ -56,6 +56,26 @@ def test_the_boundary_is_open(own_backend):
         assert sample(own_backend, image, weight, position, 1.0) == pytest.approx(value, abs=0)
         image_t = image.transpose(2, 3)
         assert sample(own_backend, image_t, weight, 1.0, position) == pytest.approx(value, abs=0)
+
+
+def test_nothing_has_a_slope_at_the_boundary(own_backend):
+    """At -1 the value is zero from both sides, but only outside is its derivative zero too."""
+    image = torch.ones(1, 1, 3, 4, dtype=torch.float64)
+    for y, x in [(-1.0, 1.0), (3.0, 1.0), (1.0, -1.0), (1.0, 4.0)]:
+        assert not slopes(own_backend, image, y, x).any()
+    assert slopes(own_backend, image, -0.75, 1.0).tolist() == [1.0, 0.0]
+    assert slopes(own_backend, image, 1.0, 3.25).tolist() == [0.0, -1.0]
+
+
+def slopes(backend: str, image: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    """The derivatives of the image at (y, x) by y and by x."""
+    offset = torch.zeros(1, 2, *image.shape[2:], dtype=torch.float64)
+    offset[0, 0], offset[0, 1] = y, x
+    offset.requires_grad_()
+    with use_backend(backend):
+        output = deform_conv2d(image, offset, torch.ones(1, 1, 1, 1, dtype=torch.float64))
+    output[0, 0, 0, 0].backward()
+    return offset.grad[0, :, 0, 0]
 
 
 def sample(backend: str, image: torch.Tensor, weight: torch.Tensor, y: float, x: float) -> float:
@@ -123,4 +143,4 @@ def test_groups_do_not_reach_into_each_other(own_backend, value):
             ("offset", (slice(None), second_half)),
         ]:
             found, expected = (g[name][part] for g in gradients)
-            assert torch.equal(found, expected), f"gradient of {name}, {dtype}"
+            assert_same(found, expected, own_backend, f"gradient of {name}, {dtype}")

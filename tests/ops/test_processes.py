@@ -10,9 +10,17 @@ from dcn_backbones.ops import deform_conv2d, use_backend
 from dcn_backbones.ops.dispatch import forced_backend
 
 from .cases import Case, named_leaves
-from .compare import assert_near
+from .compare import assert_near, backends_on
 
 CASE = Case(channels=16, out_channels=8, size=(20, 20))
+
+
+@pytest.fixture(params=backends_on("cpu", leave_out=("torchvision",)))
+def own_backend(request) -> str:
+    """On the CPU only: CUDA does not survive a fork."""
+    return request.param
+
+
 TIME_LIMIT = 60  # seconds, for a child that hangs
 
 

@@ -12,6 +12,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 FLOAT_TYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
+def accumulate_type(dtype: torch.dtype) -> torch.dtype:
+    """What positions are computed and products are summed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Request(NamedTuple):
     """What the choice of a backend may depend on."""
 
@@ -52,6 +57,10 @@ class Backend(ABC):
     @abstractmethod
     def unavailable_reasons(self) -> list[str]:
         """Why the backend cannot run in this process, whatever the arguments; empty when it can."""
+
+    def missing_parts(self) -> list[str]:
+        """What the backend could do in another process, and why not in this one; one sentence each."""
+        return []
 
     def not_supported_reasons(self, request: Request) -> list[str]:
         """Why the backend cannot take this call; empty when it can."""

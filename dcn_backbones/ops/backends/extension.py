@@ -1,9 +1,10 @@
-"""The compiled extension: C++ on the CPU."""
+"""The compiled extension: C++ on the CPU, CUDA on NVIDIA GPUs; one library each."""
 
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients
+from .base import Backend, Gradients, Request
+from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
 _library.define(
@@ -42,14 +43,30 @@ class ExtensionBackend(Backend):
     """Kernels for channels-last tensors; a contiguous input is converted a few images at a time."""
 
     name = "extension"
-    devices = frozenset({"cpu"})
+
+    def __init__(self) -> None:
+        self._cuda = CudaKernels()
+        self.devices = frozenset(device for device, why in self._reasons_by_device().items() if not why)
 
     def unavailable_reasons(self) -> list[str]:
-        if _import_error is None:
-            return []
-        return [f"the compiled library dcn_backbones._C does not import ({_import_error})"]
+        reasons = self._reasons_by_device()
+        return sum(reasons.values(), []) if all(reasons.values()) else []
+
+    def missing_parts(self) -> list[str]:
+        reasons = self._reasons_by_device()
+        return [f"not on {device}: {' and '.join(why)}" for device, why in reasons.items() if why]
+
+    def not_supported_reasons(self, request: Request) -> list[str]:
+        missing = self.unavailable_reasons() or self._reasons_by_device().get(request.device, [])
+        return missing or super().not_supported_reasons(request)
+
+    def _reasons_by_device(self) -> dict[str, list[str]]:
+        cpu = f"the compiled library dcn_backbones._C does not import ({_import_error})"
+        return {"cpu": [cpu] if _import_error else [], "cuda": self._cuda.unavailable_reasons()}
 
     def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+        if input.is_cuda:
+            return self._cuda.forward(input, offset, weight, bias, mask, stride, padding, dilation)
         return torch.ops.dcn_backbones._deform_conv2d_forward(
             input, offset, weight, bias, mask, stride, padding, dilation
         )
@@ -57,6 +74,10 @@ class ExtensionBackend(Backend):
     def backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
+        if input.is_cuda:
+            return self._cuda.backward(
+                grad_output, input, offset, weight, mask, stride, padding, dilation, needs
+            )
         return torch.ops.dcn_backbones._deform_conv2d_backward(
             grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Pair
+from .base import Backend, Gradients, Pair, accumulate_type
 
 
 class ReferenceBackend(Backend):
@@ -23,7 +23,7 @@ class ReferenceBackend(Backend):
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         needs_input, needs_offset, needs_weight, needs_mask = needs
-        compute_type = _compute_type(input)
+        compute_type = accumulate_type(input.dtype)
         samples = _sample(input.to(compute_type), offset, weight.shape[2:], stride, padding, dilation)
         mask_ = _per_sample(mask, samples.value)
 
@@ -59,7 +59,7 @@ def deform_conv2d_formula(
     Differentiable any number of times, in reverse and in forward mode. Half types are computed in
     float32. Shapes as in `dcn_backbones.ops.deform_conv2d`.
     """
-    compute_type = _compute_type(input)
+    compute_type = accumulate_type(input.dtype)
     columns = _sample(input.to(compute_type), offset, weight.shape[2:], stride, padding, dilation).value
     if mask is not None:
         columns = columns * _per_sample(mask, columns)
@@ -192,7 +192,3 @@ def _grouped(columns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     columns = columns.flatten(1, 2)
     groups = columns.shape[1] // weight.shape[1]
     return columns.unflatten(1, (groups, -1)), weight.flatten(2).unflatten(0, (groups, -1))
-
-
-def _compute_type(input: Tensor) -> torch.dtype:
-    return torch.float64 if input.dtype == torch.float64 else torch.float32

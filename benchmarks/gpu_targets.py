@@ -1,0 +1,149 @@
+"""The GPU's targets, each with its figure and pass or miss: `python -m benchmarks.gpu_targets`.
+
+Every figure is a ratio within this run, of medians over interleaved repeats from a cold cache; `floors.py`
+holds what was predicted. The exit status is 1 while any line misses.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import geometric_mean
+
+import torch
+
+from dcn_backbones.ops import available_backends
+
+from . import floors, gpu_rows, models, report, shapes
+from .cpu_targets import Target
+
+# For the deterministic backward; read by cuBLAS with the first product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+Settings = list[tuple[int, list[shapes.Shape]]]
+SMALLER = [(64, shapes.RESNET)]  # where a figure needs no other batch
+MODEL = ("dcnv2_resnet50", "resnet50", 224, 256, True)
+
+
+def forward_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+    rows = [gpu_rows.measure(shape, batch, False, repeats, device) for batch, shape in _each(settings)]
+    return [
+        Target("forward: times cuDNN's convolution, geometric mean", _mean(rows, "over_conv2d"), 1.5),
+        Target("forward: faster than torchvision, geometric mean", _mean(rows, PEER), 5.0, True),
+    ], rows
+
+
+def backward_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+    rows = [gpu_rows.measure(shape, batch, True, repeats, device) for batch, shape in _each(settings)]
+    both = "forward + backward"
+    return [
+        Target(f"{both}: times cuDNN's convolution, geometric mean", _mean(rows, "over_conv2d"), 2.0),
+        Target(f"{both}: faster than torchvision, geometric mean", _mean(rows, PEER), 5.0, True),
+    ], rows
+
+
+def memory_targets(settings: Settings, device: str) -> tuple[list[Target], list[dict]]:
+    rows = [gpu_rows.measure_memory(shape, batch, device) for batch, shape in _each(settings)]
+    return [
+        Target("peak memory: times the convolution's, geometric mean", _mean(rows, "over_conv2d"), 1.2)
+    ], rows
+
+
+def numba_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+    if "numba_cuda" not in available_backends():
+        print("no figure for the Numba backend: it is not here")
+        return [], []
+    rows = [gpu_rows.measure_numba(shape, batch, repeats, device) for batch, shape in _each(settings)]
+    return [
+        Target("Numba, float32: faster than torchvision, geometric mean", _mean(rows, PEER), 1.0, True)
+    ], rows
+
+
+def model_targets(
+    setting: tuple, repeats: int, device: str, dtype: torch.dtype
+) -> tuple[list[Target], list[dict]]:
+    row = models.measure(*setting, repeats=repeats, device=device, dtype=dtype)
+    return [
+        Target(f"{row['name']}: images/s over the plain model's", row["plain"], 0.75, True),
+        Target(f"{row['name']}: faster than on torchvision", row["torchvision"], 3.0, True),
+        *_model_memory(row),
+    ], [row]
+
+
+def _model_memory(row: dict) -> list[Target]:
+    peaks = row["peak_bytes"]
+    if None in peaks.values():
+        return []
+    return [
+        Target(
+            f"{row['name']}: peak memory over the plain model's", peaks["deformable"] / peaks["plain"], 1.2
+        )
+    ]
+
+
+def deterministic_cost(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+    """No target: what it costs is only reported."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # of torch's own making, not ours
+    rows = [gpu_rows.measure_deterministic(shape, batch, repeats, device) for batch, shape in _each(settings)]
+    cost = _mean(rows, "cost")
+    print(f"deterministic: {cost:.2f} times the time of forward + backward, geometric mean")
+    return [], rows
+
+
+PEER = "faster_than_torchvision"
+
+
+def _each(settings: Settings) -> Iterator[tuple[int, shapes.Shape]]:
+    return ((batch, shape) for batch, chosen in settings for shape in chosen)
+
+
+def _mean(rows: list[dict], name: str) -> float:
+    return geometric_mean(row[name] for row in rows)
+
+
+def _line(kind: str, row: dict) -> str:
+    """A row in one line: medians, then the floor and what was predicted beside ours."""
+    times = "  ".join(f"{name} {t['median']:.3f}" for name, t in row.get("milliseconds", {}).items())
+    text = f"{kind:<9} {row['shape']:<20} N={row['batch']:<4} {times}"
+    if "floor_ms" in row:
+        text += f"  floor {row['floor_ms']:.3f}  predicted {row['predicted_ms']:.3f}"
+    return text
+
+
+def _measures(repeats: int, device: str) -> dict[str, Callable]:
+    fewer = max(3, repeats // 2)
+    return {
+        "forward": lambda: forward_targets(floors.SETTINGS, repeats, device),
+        "backward": lambda: backward_targets(floors.SETTINGS, fewer, device),
+        "memory": lambda: memory_targets(floors.SETTINGS, device),
+        "numba": lambda: numba_targets(SMALLER, fewer, device),
+        "model": lambda: model_targets(MODEL, 3, device, torch.bfloat16),
+        "deterministic": lambda: deterministic_cost(SMALLER, fewer, device),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="write the figures here as JSON")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("No figures: there is no CUDA device.")
+    torch.backends.cudnn.benchmark = True  # the convolution at its best
+    targets, figures = [], {}
+    for kind, measure in _measures(arguments.repeats, "cuda").items():
+        found, figures[kind] = measure()
+        targets += found
+        for row in figures[kind]:
+            if "shape" in row:
+                print(_line(kind, row))
+        print("\n".join(target.line() for target in found), flush=True)
+        if arguments.output:  # after each kind, so that a run that is cut off leaves its figures
+            lines = [target._asdict() | {"passes": target.passes} for target in targets]
+            report.write(arguments.output, {"repeats": arguments.repeats}, {"targets": lines, **figures})
+    sys.exit(0 if all(target.passes for target in targets) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The compiled extension on NVIDIA GPUs: kernels for `blocked`, and a fused forward for half types."""
+
+import torch
+from torch import Tensor
+
+from .blocked import BlockedBackend
+from .blocks import Geometry, Operands
+
+_SETTINGS = "int[2] kernel, int[2] stride, int[2] padding, int[2] dilation"
+
+_library = torch.library.Library("dcn_backbones", "FRAGMENT")
+_library.define(
+    f"_gather(Tensor input, Tensor offset, Tensor? mask, {_SETTINGS}, int first, Tensor(a!) columns) -> ()"
+)
+_library.define(
+    f"_gather_backward(Tensor grad_columns, Tensor input, Tensor offset, Tensor? mask, {_SETTINGS}, "
+    "int first, Tensor(a!)? columns, Tensor(b!)? grad_offset, Tensor(c!)? grad_mask, Tensor(d!)? grad_input, "
+    "Tensor? scale) -> ()"
+)
+_library.define(
+    "_fused_forward(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, "
+    "int[2] padding, int[2] dilation, Tensor(a!) output) -> bool"
+)
+
+# Imported after the schemas are defined, and only where it can load: it links to torch's CUDA libraries.
+if torch.version.cuda is None:
+    import_error = "this torch is built without CUDA"
+else:
+    try:
+        import dcn_backbones._CUDA  # noqa: F401
+
+        import_error = None
+    except ImportError as error:
+        import_error = str(error)
+
+
+_FUSED_TYPES = (torch.float16, torch.bfloat16)
+
+
+class CudaKernels(BlockedBackend):
+    """What `extension` runs on a GPU; the layouts are those of `blocked`."""
+
+    name = "extension"
+    devices = frozenset({"cuda"})
+
+    def unavailable_reasons(self) -> list[str]:
+        if import_error is None:
+            return []
+        return [f"the compiled library dcn_backbones._CUDA does not import ({import_error})"]
+
+    def _fill_output(self, operands: Operands, bias: Tensor | None, output: Tensor) -> None:
+        may_fuse = output.dtype in _FUSED_TYPES and output.numel() > 0
+        if not (may_fuse and _fused_forward(operands, bias, output)):
+            super()._fill_output(operands, bias, output)
+
+    def gather(self, input, offset, mask, geometry, first, columns) -> None:
+        torch.ops.dcn_backbones._gather(input, offset, mask, *_settings(geometry), first, columns)
+
+    def gather_backward(
+        self,
+        grad_columns,
+        input,
+        offset,
+        mask,
+        geometry,
+        first,
+        columns,
+        grad_offset,
+        grad_mask,
+        grad_input,
+        scale,
+    ) -> None:
+        torch.ops.dcn_backbones._gather_backward(
+            grad_columns,
+            input,
+            offset,
+            mask,
+            *_settings(geometry),
+            first,
+            columns,
+            grad_offset,
+            grad_mask,
+            grad_input,
+            scale,
+        )
+
+
+def _fused_forward(operands: Operands, bias: Tensor | None, output: Tensor) -> bool:
+    """Fill `output` (N, H_out, W_out, C_out); False, and nothing done, where the kernel does not take such
+    sizes or such a device."""
+    geometry = operands.geometry
+    group_channels = operands.input.shape[3] // operands.groups
+    return torch.ops.dcn_backbones._fused_forward(
+        *operands.sampled,
+        operands.weight.view(operands.out_channels, *geometry.kernel, group_channels),
+        bias,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        output,
+    )
+
+
+def _settings(geometry: Geometry) -> tuple:
+    return geometry.kernel, geometry.stride, geometry.padding, geometry.dilation

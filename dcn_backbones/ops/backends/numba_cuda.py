@@ -1,0 +1,141 @@
+"""The fallback on NVIDIA GPUs: kernels that Numba compiles at run time where the extension has none."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .blocked import BlockedBackend
+from .blocks import Geometry
+
+# Numba warns of fewer; blocks that find no work return at once.
+_LEAST_BLOCKS, _MOST_BLOCKS = 128, 2**16
+
+
+class NumbaCudaBackend(BlockedBackend):
+    """Numba is imported when the backend is first asked for on a machine with a GPU."""
+
+    name = "numba_cuda"
+    devices = frozenset({"cuda"})
+    overwrites_grad_columns = True
+
+    def unavailable_reasons(self) -> list[str]:
+        if torch.version.cuda is None:
+            return [f"torch {torch.__version__} is not built for CUDA"]
+        if importlib.util.find_spec("numba_cuda") is None:
+            return ["numba-cuda is not installed (pip install 'dcn_backbones[numba]')"]
+        if not torch.cuda.is_available():
+            return ["there is no CUDA device"]
+        return _numba_reasons()
+
+    def gather(self, input, offset, mask, geometry, first, columns) -> None:
+        from . import numba_kernels
+
+        kernel = numba_kernels.gather_kernel(_element(input))
+        sizes = _sizes(input, geometry, first, columns)
+        with self._on_device(input, offset, _or(mask, offset), columns) as (arrays, stream):
+            kernel[_grid(sizes), _block(), stream](*arrays[:3], mask is not None, arrays[3], sizes)
+
+    def gather_backward(
+        self,
+        grad_columns,
+        input,
+        offset,
+        mask,
+        geometry,
+        first,
+        columns,
+        grad_offset,
+        grad_mask,
+        grad_input,
+        scale,
+    ) -> None:
+        from . import numba_kernels
+
+        kernel = numba_kernels.gather_backward_kernel(_element(input), scale is not None)
+        optional = (mask, columns, grad_offset, grad_mask, grad_input)
+        sizes = _sizes(input, geometry, first, grad_columns)
+        with self._on_device(
+            grad_columns,
+            input,
+            offset,
+            _or(mask, offset),
+            _or(columns, grad_columns),
+            _or(grad_offset, offset),
+            _or(grad_mask, offset),
+            _or(grad_input, offset),
+            _or(scale, offset),
+        ) as (arrays, stream):
+            has = tuple(tensor is not None for tensor in optional)
+            kernel[_grid(sizes), _block(), stream](*arrays, has, sizes)
+
+    @contextlib.contextmanager
+    def _on_device(self, *tensors: Tensor) -> Iterator[tuple[list, object]]:
+        """Numba's view of the tensors, flat, and of torch's current stream, with their device current."""
+        from numba import cuda
+
+        device = tensors[0].device
+        pointer = torch.cuda.current_stream(device).cuda_stream
+        with cuda.gpus[device.index]:
+            stream = cuda.external_stream(pointer) if pointer else 0
+            yield [cuda.as_cuda_array(_flat(tensor), sync=False) for tensor in tensors], stream
+
+
+def _numba_reasons() -> list[str]:
+    """What keeps Numba from compiling for the GPU that torch sees."""
+    try:
+        from numba import cuda
+
+        usable = cuda.is_available()
+    except Exception as error:  # a broken CUDA installation fails in many ways
+        return [f"numba-cuda does not import ({error})"]
+    if not usable:
+        return ["Numba finds no driver or no libNVVM (it comes with the CUDA toolkit and numba-cuda[cu13])"]
+    return []
+
+
+def _element(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """What stands in an absent tensor's place, unread: arrays of no size are not to be relied on."""
+    return other if tensor is None else tensor
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().view(-1)
+    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _sizes(input: Tensor, geometry: Geometry, first: int, columns: Tensor):
+    from .numba_kernels import Sizes
+
+    groups, rows = columns.shape[:2]
+    return Sizes(
+        first,
+        rows,
+        *input.shape[1:],
+        groups,
+        geometry.offset_groups,
+        *geometry.output_size,
+        *geometry.kernel,
+        *geometry.stride,
+        *geometry.padding,
+        *geometry.dilation,
+    )
+
+
+def _block() -> tuple[int, int]:
+    from .numba_kernels import LANES, SAMPLES
+
+    return LANES, SAMPLES
+
+
+def _grid(sizes) -> int:
+    from .numba_kernels import SAMPLES
+
+    samples = sizes.rows * sizes.offset_groups * sizes.kernel_height * sizes.kernel_width
+    return max(_LEAST_BLOCKS, min(-(-samples // SAMPLES), _MOST_BLOCKS))

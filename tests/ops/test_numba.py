@@ -1,0 +1,107 @@
+"""The Numba fallback where there is no GPU: in the simulator, through the compiler, and as a reason."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn_backbones.ops import dispatch
+from dcn_backbones.ops.backends import numba_cuda
+
+ROOT = Path(__file__).parents[2]
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+# Compiles every kernel to PTX; device functions ask for the device that is not there.
+COMPILE = """
+import sys, types as python_types
+import numba.cuda.dispatcher as dispatcher
+from numba import cuda, types
+from numba.cuda.cudadrv import nvvm
+try:
+    nvvm.NVVM()
+except nvvm.NvvmSupportError as error:
+    sys.exit(f"no libNVVM: {error}")
+from dcn_backbones.ops.backends import numba_kernels as kernels
+
+capability = tuple(map(int, sys.argv[1:]))
+dispatcher.get_current_device = lambda: python_types.SimpleNamespace(compute_capability=capability)
+sizes = types.NamedUniTuple(types.int64, len(kernels.Sizes._fields), kernels.Sizes)
+has = types.UniTuple(types.boolean, 5)
+for name, stored in dict(
+    float64=types.float64, float32=types.float32, float16=types.float16, bfloat16=types.uint16
+).items():
+    element = stored[::1]
+    real = (types.float64 if name == "float64" else types.float32)[::1]
+    gather = kernels.gather_kernel(name).py_func
+    ptx = cuda.compile_ptx(gather, (element, real, real, types.boolean, element, sizes), cc=capability)[0]
+    assert ".local" not in ptx, name
+    for fixed_point, sums, add in ((False, real, ".add.f"), (True, types.int64[::1], ".add.u64")):
+        backward = kernels.gather_backward_kernel(name, fixed_point).py_func
+        arrays = (element, element, real, real, element, real, real, sums, real)
+        ptx = cuda.compile_ptx(backward, (*arrays, has, sizes), cc=capability)[0]
+        assert ".local" not in ptx and ptx.count("global" + add) >= 4, name
+print("compiled")
+"""
+
+LAZY = """
+import sys, torch, dcn_backbones
+from dcn_backbones.ops import available_backends
+if not torch.cuda.is_available():
+    assert "numba_cuda" not in available_backends()
+assert "numba" not in sys.modules or torch.cuda.is_available()
+"""
+
+
+@needs_numba
+def test_the_kernels_in_the_simulator():
+    result = run("-m", "pytest", "-x", "tests/ops/simulated_numba.py", NUMBA_ENABLE_CUDASIM="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+@needs_numba
+@pytest.mark.parametrize("capability", [("7", "5"), ("9", "0")], ids=".".join)
+def test_the_kernels_compile_without_local_memory(capability):
+    result = run("-c", COMPILE, *capability)
+    if "no libNVVM" in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert result.stdout.split() == ["compiled"], result.stderr
+
+
+def test_numba_is_not_imported_before_it_is_needed():
+    result = run("-c", LAZY)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_reason_is_a_sentence_of_its_own(monkeypatch):
+    backend = dispatch.BACKENDS["numba_cuda"]
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert backend.unavailable_reasons() == [f"torch {torch.__version__} is not built for CUDA"]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'dcn_backbones[numba]'" in backend.unavailable_reasons()[0]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backend.unavailable_reasons() == ["there is no CUDA device"]
+
+
+@needs_numba
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_numba_without_a_driver_is_a_reason():
+    (reason,) = numba_cuda._numba_reasons()
+    assert "no driver or no libNVVM" in reason
