@@ -32,7 +32,7 @@ COMPILE_FLAGS = [
     "-fno-trapping-math",
 ]
 # Machine code runs on every later minor version, and PTX is compiled by the driver of a later major one.
-CUDA_ARCHITECTURES = "7.5;8.0;9.0;10.0+PTX"
+CUDA_ARCHITECTURES = ["7.5", "8.0", "9.0", "10.0"]
 CUDA_ARCHITECTURE_WITHOUT_GPU = "9.0"  # of `native` where there is none, to compile quickly
 NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]
 # For `make sanitize`; a violation ends the process.
@@ -87,27 +87,40 @@ def choose_cuda_architectures() -> None:
     """Complete `TORCH_CUDA_ARCH_LIST`, which torch reads while it builds."""
     import torch
 
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join(known_architectures()) + "+PTX"
     if wanted == "native" and not torch.cuda.is_available():
         wanted = CUDA_ARCHITECTURE_WITHOUT_GPU
     os.environ["TORCH_CUDA_ARCH_LIST"] = wanted
 
 
+def known_architectures() -> list[str]:
+    """Those of `CUDA_ARCHITECTURES` that this nvcc knows: 10.0 is new in CUDA 12.8."""
+    listed = subprocess.run([nvcc(), "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    return [name for name in CUDA_ARCHITECTURES if f"compute_{name.replace('.', '')}" in listed]
+
+
+def nvcc() -> Path:
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return Path(CUDA_HOME or "", "bin", "nvcc")
+
+
 def no_cuda_reason() -> str | None:
     """Why the CUDA kernels cannot be built; None when they can."""
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME
 
     if os.environ.get("DCN_CUDA") == "0":
         return "DCN_CUDA is 0"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
-    if CUDA_HOME is None or not nvcc.exists():
+    if not nvcc().exists():
         return "nvcc is not found, expected on the PATH or below CUDA_HOME"
-    found = re.search(r"release ([\d.]+)", subprocess.check_output([nvcc, "--version"], text=True)).group(1)
-    if found.split(".")[0] != torch.version.cuda.split(".")[0]:
-        return f"nvcc is of CUDA {found}, torch of CUDA {torch.version.cuda}, expected one major version"
+    answer = subprocess.run([nvcc(), "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release ([\d.]+)", answer)
+    if release is None:
+        return f"{nvcc()} --version names no release"
+    if release[1].split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {release[1]}, torch of CUDA {torch.version.cuda}, expected one major version"
     return None
 
 

@@ -104,17 +104,34 @@ def test_the_wheel_holds_the_library_the_weights_and_nothing_else_of_the_checkou
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dcn_backbones"}
 
 
-def test_without_a_working_nvcc_the_wheel_has_the_cpu_library_and_the_build_says_so(tmp_path):
-    if torch.version.cuda is None:
-        pytest.skip("needs a torch for CUDA")
-    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+def fake_cuda(folder: Path, release: str | None) -> str:
+    """A CUDA_HOME whose nvcc says what release it is of, when given one, and can do nothing else."""
+    nvcc = folder / "cuda" / "bin" / "nvcc"
     nvcc.parent.mkdir(parents=True)
-    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo release {torch.version.cuda}, V1\n')
+    answer = f'[ "$1" = --version ] && echo release {release}, V1' if release else "exit 1"
+    nvcc.write_text(f"#!/bin/sh\n{answer}\n")
     nvcc.chmod(0o755)
-    wheel, output = build_wheel(tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
-    assert "being installed without its CUDA kernels" in output
+    return str(folder / "cuda")
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a torch for CUDA")
+def test_without_a_working_nvcc_the_wheel_has_the_cpu_library_and_the_build_says_so(tmp_path):
+    wheel, output = build_wheel(tmp_path, CUDA_HOME=fake_cuda(tmp_path, torch.version.cuda))
+    assert "being installed without its CUDA kernels" in output and "compiling them failed" in output
     names = zipfile.ZipFile(wheel).namelist()
     assert "dcn_backbones/_C.abi3.so" in names and "dcn_backbones/_CUDA.abi3.so" not in names
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a torch for CUDA")
+@pytest.mark.parametrize(
+    ("release", "words"), [("5.5", "nvcc is of CUDA 5.5, torch of CUDA"), (None, "names no release")]
+)
+def test_an_nvcc_that_does_not_fit_torch_is_left_alone(tmp_path, release, words):
+    command = [sys.executable, "setup.py", "--version"]
+    variables = os.environ | dict(CUDA_HOME=fake_cuda(tmp_path, release))
+    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "without its CUDA kernels" in result.stderr and words in result.stderr
 
 
 def test_the_installed_wheel_classifies_offline(wheel, tmp_path):
