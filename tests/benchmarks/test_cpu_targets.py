@@ -57,9 +57,10 @@ def test_every_setting_is_measured(monkeypatch, backward):
 @needs_own
 def test_a_slow_operator_is_seen_in_the_settings_of_this_process(monkeypatch):
     monkeypatch.setattr(settings, "SHAPE", shapes.Shape(16, (6, 8)))
-    monkeypatch.setattr(settings.peers, "deformable", lambda *_: lambda tensors: time.sleep(0.05))
-    for setting, ratio in settings.ratios(False, repeats=2).items():
-        assert (ratio > 5) == (setting != "after spawn"), setting
+    monkeypatch.setattr(settings.peers, "deformable", lambda *_: lambda tensors: time.sleep(0.2))
+    ratios = settings.ratios(False, repeats=2)
+    del ratios["after spawn"]  # a new interpreter, where nothing is replaced
+    assert all(ratio > 5 for ratio in ratios.values()), ratios
 
 
 def test_models_are_compared_on_the_same_images():
