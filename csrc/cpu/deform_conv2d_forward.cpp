@@ -109,44 +109,6 @@ class ForwardBlock {
   const Buffer<Element> narrowed_;
 };
 
-// How the positions are divided among the threads. The sums are the same either way.
-template <typename Element>
-class Forward {
- public:
-  explicit Forward(const DeformConv2dParams& p)
-      : row_bytes_(column_runs(p).length * p.in_channels * sizeof(Element) +
-                   p.out_channels * sizeof(Accumulate<Element>)),
-        shared_(share_blocks(p)),
-        products_(p, Direction::forward, column_runs(p),
-                  shared_ && p.weight_strides.channel == 1 ? Packing::on_the_fly : Packing::ahead) {}
-
-  void run(const DeformConv2dParams& p) const {
-    const int64_t positions = p.batch * p.positions();
-    const int64_t rows = shared_ ? std::min(positions, threads_ * block_rows(row_bytes_, positions))
-                                 : even_block_rows(row_bytes_, positions, threads_);
-    const auto run_blocks = [&](int64_t begin, int64_t end) {
-      ForwardBlock<Element> block(p, products_, rows);
-      for (int64_t i = begin; i < end; ++i) block.run(i * rows, std::min(rows, positions - i * rows));
-    };
-    const int64_t blocks = (positions + rows - 1) / rows;
-    if (shared_) return run_blocks(0, blocks);
-    parallel_for(0, blocks, 1, run_blocks);
-  }
-
- private:
-  bool share_blocks(const DeformConv2dParams& p) const {
-    const int64_t positions = p.batch * p.positions();
-    const int64_t weight_bytes = p.out_channels * p.group_channels() * p.taps() * sizeof(Element);
-    if (positions <= kMinimumRows || weight_bytes > kPackedBytes * threads_) return true;
-    return positions <= kSharedPositions * threads_ && p.out_channels >= 32 * threads_;
-  }
-
-  const int64_t threads_ = torch::stable::get_num_threads();
-  const int64_t row_bytes_;
-  const bool shared_;
-  const Products<Element> products_;
-};
-
 template <typename Element>
 void convert_to_channels_last(const DeformConv2dParams& p, Element* images) {
   const int64_t pixels = p.height * p.width, block = 256, blocks = (pixels + block - 1) / block;
@@ -172,25 +134,70 @@ DeformConv2dParams images(DeformConv2dParams p, int64_t first, int64_t count) {
   return p;
 }
 
+// How the positions are divided among the threads. The sums are the same either way.
 template <typename Element>
-void forward(const DeformConv2dParams& p) {
-  if (p.layout == Layout::channels_last) return Forward<Element>(p).run(p);
-  const int64_t size = p.height * p.width * p.in_channels;
-  const int64_t fit = kConvertedBytes * torch::stable::get_num_threads() / (size * sizeof(Element));
-  const int64_t at_once = std::clamp<int64_t>(fit, 1, p.batch);
-  const auto converted = uninitialized<Element>(at_once * size);
-  const Forward<Element> forward(p);
-  for (int64_t first = 0; first < p.batch; first += at_once) {
-    DeformConv2dParams part = images<Element>(p, first, std::min(at_once, p.batch - first));
-    convert_to_channels_last(part, converted.get());
-    part.input = converted.get();
-    forward.run(part);
+class Forward {
+ public:
+  explicit Forward(const DeformConv2dParams& p)
+      : row_bytes_(column_runs(p).length * p.in_channels * sizeof(Element) +
+                   p.out_channels * sizeof(Accumulate<Element>)),
+        shared_(share_blocks(p)),
+        products_(p, Direction::forward, column_runs(p),
+                  shared_ && p.weight_strides.channel == 1 ? Packing::on_the_fly : Packing::ahead) {}
+
+  // By all threads, or inside a parallel region by this one.
+  void run(const DeformConv2dParams& p, int64_t threads) const {
+    const int64_t positions = p.batch * p.positions();
+    const int64_t rows = shared_ ? std::min(positions, threads * block_rows(row_bytes_, positions))
+                                 : even_block_rows(row_bytes_, positions, threads);
+    const auto run_blocks = [&](int64_t begin, int64_t end) {
+      ForwardBlock<Element> block(p, products_, rows);
+      for (int64_t i = begin; i < end; ++i) block.run(i * rows, std::min(rows, positions - i * rows));
+    };
+    const int64_t blocks = (positions + rows - 1) / rows;
+    if (shared_) return run_blocks(0, blocks);
+    parallel_for(0, blocks, 1, run_blocks);
   }
-}
+
+  void run(const DeformConv2dParams& p) const {
+    if (p.layout == Layout::channels_last) return run(p, threads_);
+    const bool even = p.batch % threads_ == 0 || p.batch >= 4 * threads_;
+    if (shared_ || !even) return run_contiguous(p, 0, p.batch, threads_);
+    // Each thread converts what it works on itself: nobody waits, and a core's cache holds the images.
+    parallel_for(0, p.batch, 1, [&](int64_t begin, int64_t end) { run_contiguous(p, begin, end, 1); });
+  }
+
+ private:
+  void run_contiguous(const DeformConv2dParams& p, int64_t begin, int64_t end, int64_t threads) const {
+    const int64_t size = p.height * p.width * p.in_channels;
+    const int64_t fit = kConvertedBytes * threads / (size * sizeof(Element));
+    const int64_t at_once = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, end - begin));
+    const auto converted = uninitialized<Element>(at_once * size);
+    for (int64_t first = begin; first < end; first += at_once) {
+      DeformConv2dParams part = images<Element>(p, first, std::min(at_once, end - first));
+      convert_to_channels_last(part, converted.get());
+      part.input = converted.get();
+      run(part, threads);
+    }
+  }
+
+  bool share_blocks(const DeformConv2dParams& p) const {
+    const int64_t positions = p.batch * p.positions();
+    const int64_t weight_bytes = p.out_channels * p.group_channels() * p.taps() * sizeof(Element);
+    if (positions <= kMinimumRows || weight_bytes > kPackedBytes * threads_) return true;
+    return positions <= kSharedPositions * threads_ && p.out_channels >= 32 * threads_;
+  }
+
+  const int64_t threads_ = torch::stable::get_num_threads();
+  const int64_t row_bytes_;
+  const bool shared_;
+  const Products<Element> products_;
+};
 
 }  // namespace
 }  // namespace dcn::cpu
 
 void dcn::deform_conv2d_forward_cpu(const DeformConv2dParams& params) {
-  cpu::with_element(params.element_type, [&](auto element) { cpu::forward<decltype(element)>(params); });
+  cpu::with_element(params.element_type,
+                    [&](auto element) { cpu::Forward<decltype(element)>(params).run(params); });
 }
