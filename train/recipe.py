@@ -25,16 +25,25 @@ class Recipe:
     val_split: str = "validation"
     data_terms: str = ""  # what the data may be used for; travels with the weights
     img_size: int = 224
+    eval_img_size: int = 0  # 0 is img_size
     train_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
     hflip: float = 0.5
     color_jitter: float = 0.0
     auto_augment: str = ""
-    random_erasing: float = 0.0
+    random_erasing: float = 0.0  # probability
+    repeated_augmentation: int = 1  # appearances of an image in its batch
+    mixup: float = 0.0  # alpha of the beta distribution, 0 for none
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0  # of mixing a batch
+    mixup_switch_prob: float = 0.5  # of cutmix where there is mixup too
     interpolation: str = "bilinear"
     eval_crop_pct: float = 1.0
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     workers: int = 1
+    cache: str = ""  # "memory" decodes the training images once
+    cache_limit_gb: float = 8.0  # largest cache of a process
+    max_damaged: int = 10  # damaged images before the run stops
 
     # images of one process in one pass; a step has batch_size * accumulate * processes
     batch_size: int = 128
@@ -81,20 +90,33 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key=value` overrides.
+    """Read a recipe file, the files that its key `base` names first, and apply `key=value` overrides.
 
-    Raises ValueError for an unknown key, a value of another type than the key's, or an override
-    without an equals sign.
+    Raises ValueError for an unknown key, a value of another type than the key's, an override without an
+    equals sign, or a base that does not exist or comes back to itself.
     """
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds a {type(settings).__name__}, expected recipe keys with values")
+    settings = read_settings(Path(path))
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise ValueError(f"override {override!r} has no '=', expected key=value")
         settings[key] = yaml.safe_load(value) if value else ""
     return make_recipe(settings)
+
+
+def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe file over those of its bases, later bases over earlier; paths are relative to it."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}, expected recipe keys with values")
+    bases = settings.pop("base", [])
+    merged: dict[str, Any] = {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        base = (path.parent / name).resolve()
+        if not base.is_file() or base in (*readers, path.resolve()):
+            raise ValueError(f"{path} has base {name!r}, expected another recipe file that exists")
+        merged |= read_settings(base, (*readers, path.resolve()))
+    return merged | settings
 
 
 def make_recipe(settings: dict[str, Any]) -> Recipe:
