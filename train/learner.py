@@ -54,6 +54,11 @@ class Learner:
         self.scheduler = create_scheduler(self.optimizer, recipe, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype(recipe) == torch.float16)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step, without the offsets' scale."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
     def train(self) -> None:
         """Training mode, but for batch norm that the recipe freezes."""
         self.network.train()

@@ -36,6 +36,19 @@ class Progress:
         """Of the checkpoint; names sort by progress."""
         return f"checkpoint-{self.epoch:04d}-{self.images:09d}"
 
+    def add(self, values: list[float]) -> None:
+        """Add the sums of the last steps to `totals`."""
+        self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]
+
+    def measured(self) -> dict[str, float]:
+        """Means over the epoch so far, by the names in the log."""
+        loss, right, images, seconds = self.totals
+        return {
+            "train_loss": loss / images,
+            "train_top1": 100 * right / images,
+            "train_images_per_second": images / max(seconds, 1e-9),
+        }
+
 
 def find_checkpoint(output: Path, mode: str, recipe: Recipe) -> Path | None:
     """The checkpoint to go on from, or None for a start.

@@ -98,7 +98,9 @@ class Trainer:
         if checkpoint is not None:
             self._announce(state)
             learner.load(checkpoint, state)
-            if state["processes"] == self.world.size and state["step_images"] == self.step_images:
+            learner.scheduler.step_update(max(0, self.steps_done - 1))  # the rate of the last step
+            same_steps = (state["processes"], state["step_images"]) == (self.world.size, self.step_images)
+            if same_steps and not self.progress.trained:
                 self.random_state = state["random"][self.world.rank]
         return learner
 
@@ -118,8 +120,8 @@ class Trainer:
                     self.learner = self.learner.deformed()
                 self._train_epoch(epoch)
             measured = self._evaluate()
-            record = self._training_record() | prefixed("val_", measured)
-            self.report.epoch(epoch + 1, self.steps_done, record)
+            trained = {"lr": self.learner.rate, **self.progress.measured()}
+            self.report.epoch(epoch + 1, self.steps_done, trained | prefixed("val_", measured))
             self.progress = Progress(epoch + 1)
         result = measured or self._evaluate()
         self.world.on_first(lambda: self._write_results(result))
@@ -172,26 +174,16 @@ class Trainer:
             raise FloatingPointError(
                 f"the loss is {values[0]} at step {step} or shortly before, expected a finite number"
             )
-        self.progress.totals = [
-            total + value for total, value in zip(self.progress.totals, values, strict=True)
-        ]
-        record = self._training_record()
+        self.progress.add(values)
+        measured, speed = self.progress.measured(), values[2] / max(seconds, 1e-9)
         bar.set_postfix(
-            loss=f"{record['train_loss']:.3f}",
-            top1=f"{record['train_top1']:.1f}%",
-            images_s=f"{values[2] / max(seconds, 1e-9):.0f}",
+            loss=f"{measured['train_loss']:.3f}",
+            top1=f"{measured['train_top1']:.1f}%",
+            images_s=f"{speed:.0f}",
             refresh=False,
         )
-        self.report.step(step, {"loss": values[0] / values[2], "lr": record["lr"]})
-
-    def _training_record(self) -> dict[str, float]:
-        loss, right, images, seconds = self.progress.totals
-        return {
-            "lr": max(group["lr"] for group in self.learner.optimizer.param_groups),
-            "train_loss": loss / images,
-            "train_top1": 100 * right / images,
-            "train_images_per_second": images / max(seconds, 1e-9),
-        }
+        curves = {"loss": values[0] / values[2], "lr": self.learner.rate, "images_per_second": speed}
+        self.report.step(step, curves)
 
     def _save(self) -> None:
         """Write a checkpoint; raises OSError in all processes when that fails."""
