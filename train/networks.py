@@ -6,7 +6,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import get_pretrained_cfg, is_model, load_pretrained, load_state_dict
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_pretrained, load_state_dict
 from torch import nn
 
 import dcn_backbones  # noqa: F401  (registers the models)
@@ -47,9 +47,8 @@ def start_model(model: nn.Module, init_from: str) -> None:
     if file.is_file():
         state = load_file(file) if file.suffix == ".safetensors" else load_state_dict(str(file))
         _load(model, checkpoint_filter_fn(state, model))
-    elif is_model(init_from.partition(".")[0]) and get_pretrained_cfg(init_from) is not None:
-        cfg = get_pretrained_cfg(init_from).to_dict()
-        load_pretrained(model, cfg, model.num_classes, filter_fn=checkpoint_filter_fn)
+    elif (cfg := _timm_cfg(init_from)) is not None:
+        load_pretrained(model, cfg.to_dict(), model.num_classes, filter_fn=checkpoint_filter_fn)
     else:
         raise FileNotFoundError(
             f"init_from {init_from!r} does not exist, expected a weight file, a folder with {WEIGHTS} or a "
@@ -62,6 +61,13 @@ def deformed_model(plain: nn.Module, recipe: Recipe) -> nn.Module:
     model = build_model(recipe)
     model.load_state_dict(plain.state_dict())
     return model
+
+
+def _timm_cfg(name: str) -> PretrainedCfg | None:
+    try:
+        return get_pretrained_cfg(name)
+    except RuntimeError:  # of timm, for a tag that a known model lacks
+        return None
 
 
 def _plain_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
