@@ -8,7 +8,7 @@ from timm.data import create_dataset
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-STREAMS = ("hfids/", "tfds/", "wds/")
+STREAMS = ("hfids/", "wds/")
 
 
 class DamagedImageError(OSError):
@@ -26,15 +26,25 @@ class ImageSource(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """One image and its label (-1 if it has none); raises DamagedImageError."""
+        image, target = self.open(index)
+        try:
+            return image.convert("RGB"), target
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
+            raise self._damaged(index, error) from error
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """One image, of which only the header is read, and its label; raises DamagedImageError."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         try:
             file, target, *_ = self.reader[index]
-            image = Image.open(file).convert("RGB")
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
-            name = self.reader.filename(index) or "without a file name"
-            raise DamagedImageError(f"image {index} ({name}) cannot be decoded: {error}") from error
-        return image, -1 if target is None else target
+            return Image.open(file), -1 if target is None else target
+        except Exception as error:
+            raise self._damaged(index, error) from error
+
+    def _damaged(self, index: int, error: Exception) -> DamagedImageError:
+        name = self.reader.filename(index) or "without a file name"
+        return DamagedImageError(f"image {index} ({name}) cannot be decoded: {error}")
 
     @property
     def classes(self) -> dict[str, int]:
@@ -92,4 +102,17 @@ def check_labels(source: ImageSource, num_classes: int, description: str) -> Non
         raise ValueError(
             f"{description} has labels up to {highest}, expected at most {num_classes - 1} as num_classes is "
             f"{num_classes}"
+        )
+
+
+def check_same_classes(training: ImageSource, validation: ImageSource) -> None:
+    """Raise ValueError if a class has another label in validation than in training."""
+    different = [
+        name for name, label in validation.classes.items() if training.classes.get(name, label) != label
+    ]
+    missing = sorted(training.classes.keys() - validation.classes.keys())
+    if different:
+        raise ValueError(
+            f"class {different[0]!r} has label {validation.classes[different[0]]} in validation and "
+            f"{training.classes[different[0]]} in training, expected the same: validation lacks {missing}"
         )
