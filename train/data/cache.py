@@ -12,7 +12,7 @@ from train.data.sources import DamagedImageError, ImageSource
 
 
 class MemoryCache:
-    """The images of `source` as bytes; `shorter_side` is what larger images are reduced to, 0 keeps every size.
+    """The images of `source` as bytes, larger ones reduced to `shorter_side`, 0 keeping every size.
 
     Writes how much memory it takes to stderr before it decodes; raises ValueError for more than
     `limit_bytes`.
