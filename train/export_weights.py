@@ -14,7 +14,6 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import ImageDataset
 from timm.models import save_for_hf
 from torch import nn
 
@@ -25,6 +24,8 @@ from train.card import model_card, training_history
 from train.checkpoint import WEIGHTS
 from train.command import run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
+from train.data.sources import ImageSource
+from train.distribution import World
 from train.evaluate import evaluate
 from train.recipe import Recipe, load_recipe
 
@@ -42,9 +43,9 @@ def float16_model(recipe: Recipe, weights: Path) -> nn.Module:
     return model
 
 
-def class_labels(dataset: ImageDataset, data_dir: str) -> dict[str, Any]:
+def class_labels(dataset: ImageSource, data_dir: str) -> dict[str, Any]:
     """`label_names` in class order, and `label_descriptions` if the data has a class_names.json."""
-    class_to_idx = dataset.reader.class_to_idx
+    class_to_idx = dataset.classes
     labels = {"label_names": sorted(class_to_idx, key=class_to_idx.get)}
     words = Path(data_dir) / "class_names.json"
     if words.is_file():
@@ -54,11 +55,11 @@ def class_labels(dataset: ImageDataset, data_dir: str) -> dict[str, Any]:
 
 
 def measure(
-    model: nn.Module, dataset: ImageDataset, data_config: dict[str, Any], recipe: Recipe
+    model: nn.Module, dataset: ImageSource, data_config: dict[str, Any], recipe: Recipe
 ) -> dict[str, float]:
     """Accuracy of the float16 values computed in float32, as a user who loads them gets it."""
     loader = create_eval_loader(dataset, data_config, recipe.batch_size, recipe.workers, torch.device("cpu"))
-    return evaluate(model.float(), loader, torch.device("cpu"), channels_last=True)
+    return evaluate(model.float(), loader, World(), channels_last=True)
 
 
 def export(run: Path, output: Path, data_dir: str, img_size: int | None = None) -> dict[str, float]:

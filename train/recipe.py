@@ -1,6 +1,7 @@
 """The settings of one training run, read from a YAML file and typed `key=value` overrides."""
 
 import dataclasses
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ class Recipe:
     model: str = "dcnv2_resnet18"
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     num_classes: int = 1000
-    init_from: str = ""  # a safetensors file; plain ResNet weights are converted on loading
+    init_from: str = ""  # a weight file, a run's folder or a timm name with its tag, plain or deformable
+    deform_from_epoch: int = 0  # the epochs before train the plain network
 
     data_dir: str = "data"
     train_split: str = "train"
@@ -45,24 +47,47 @@ class Recipe:
     stream_images: int = 0  # length of a stream that does not tell it
     max_damaged: int = 10  # damaged images before the run stops
 
+    # images of one process in one pass; a step has batch_size * accumulate * processes
     batch_size: int = 128
+    accumulate: int = 1
     epochs: int = 10
     opt: str = "sgd"  # timm's "sgd" is Nesterov momentum
+    opt_kwargs: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    offset_lr_scale: float = 0.1
+    clip_grad: float = 0.0  # largest gradient norm, 0 for no clipping
     sched: str = "cosine"
     min_lr: float = 0.0
     warmup_epochs: int = 0
     warmup_lr: float = 1e-5
-    label_smoothing: float = 0.1
-    clip_grad: float = 0.0  # largest gradient norm, 0 for no clipping
+    decay_milestones: list[int] = field(default_factory=lambda: [30, 60, 80])  # of sched "multistep"
+    decay_epochs: float = 30.0  # of sched "step"
+    decay_rate: float = 0.1
 
-    device: str = "cpu"
+    loss: str = "cross_entropy"  # or "bce"
+    label_smoothing: float = 0.1
+    bce_target_threshold: float = 0.0  # soft targets above count as 1, the others as 0; 0 leaves them
+    teacher: str = ""  # a timm name whose pretrained weights teach
+    teacher_temperature: float = 1.0
+    teacher_weight: float = 0.5  # the labels' loss has the rest
+    ema_decay: float = 0.0  # of the moving average of the weights, 0 for none
+    ema_warmup: bool = False
+
+    offset_lr_scale: float = 0.1
+    offset_weight_decay: float | None = None  # none: weight_decay
+    offset_clamp: float = 0.0  # largest |offset|, in pixels of the layer's input; 0 for none
+    offset_penalty: float = 0.0  # times the mean squared offset, added to the loss
+
+    device: str = "cpu"  # or "cuda"
     threads: int = 0  # 0 leaves torch's choice
-    amp: bool = True  # bfloat16 autocast
+    amp: bool = True
+    amp_dtype: str = "bfloat16"  # or "float16", with a gradient scaler
     channels_last: bool = True
+    compile: bool = False
+    freeze_bn: bool = False  # batch norm keeps its running statistics and normalises with them
+    checkpoint_every_steps: int = 0  # besides after every epoch; 0 for none
+    checkpoint_every_minutes: float = 0.0
     seed: int = 42
 
 
@@ -98,14 +123,16 @@ def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def make_recipe(settings: dict[str, Any]) -> Recipe:
     """Check every key and type of `settings` and return the recipe; raises ValueError."""
-    types = typing.get_type_hints(Recipe)
+    known = typing.get_type_hints(Recipe)
     for key in settings:
-        if key not in types:
-            raise ValueError(f"unknown recipe key {key!r}, the known ones are: {', '.join(sorted(types))}")
-    return Recipe(**{key: _checked(key, value, types[key]) for key, value in settings.items()})
+        if key not in known:
+            raise ValueError(f"unknown recipe key {key!r}, the known ones are: {', '.join(sorted(known))}")
+    return Recipe(**{key: _checked(key, value, known[key]) for key, value in settings.items()})
 
 
 def _checked(key: str, value: Any, expected: Any) -> Any:
+    if isinstance(expected, types.UnionType):  # TYPE | None
+        return None if value is None else _checked(key, value, typing.get_args(expected)[0])
     origin = typing.get_origin(expected) or expected
     if origin is list and isinstance(value, list):
         item_type = typing.get_args(expected)[0]

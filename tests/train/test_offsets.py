@@ -10,13 +10,16 @@ from train.offsets import offset_statistics
 def test_statistics_are_of_the_offsets_and_not_of_the_mask(name):
     model = timm.create_model(name, num_classes=3)
     images = torch.randn(1, 3, 32, 32)
-    assert offset_statistics(model, images) == {"offset_mean": 0.0, "offset_p99": 0.0}
+    zeros = {"offset_mean": 0.0, "offset_p99": 0.0, "offset_outside": 0.0}
+    assert offset_statistics(model, images) == zeros
 
     layer = model.layer4[1].conv2
     with torch.no_grad():
         layer.conv_offset.bias.fill_(50.0)
         layer.conv_offset.bias[:18].fill_(-2.0)
-    assert offset_statistics(model, images) == pytest.approx({"offset_mean": 2.0, "offset_p99": 2.0})
+    # one unit on an input of one pixel: of its 9 samples only the middle one was inside, and it has left
+    expected = {"offset_mean": 2.0, "offset_p99": 2.0, "offset_outside": 1 / 9}
+    assert offset_statistics(model, images) == pytest.approx(expected)
 
 
 def test_percentile_and_mean_differ_where_few_offsets_are_large():
@@ -24,7 +27,7 @@ def test_percentile_and_mean_differ_where_few_offsets_are_large():
     with torch.no_grad():
         model.layer4[1].conv2.conv_offset.bias[0] = 9.0
     statistics = offset_statistics(model, torch.randn(1, 3, 32, 32))
-    assert statistics == pytest.approx({"offset_mean": 0.5, "offset_p99": 9.0})
+    assert statistics["offset_mean"] == pytest.approx(0.5) and statistics["offset_p99"] == 9.0
 
 
 def test_plain_model_has_none_and_no_hook_stays():
