@@ -59,7 +59,8 @@ def eval_data_config(recipe: Recipe) -> dict[str, Any]:
     size = recipe.eval_img_size or recipe.img_size
     return {
         "input_size": (3, size, size),
-        "interpolation": recipe.interpolation,
+        # a random choice is for training only
+        "interpolation": "bilinear" if recipe.interpolation == "random" else recipe.interpolation,
         "mean": tuple(recipe.mean),
         "std": tuple(recipe.std),
         "crop_pct": recipe.eval_crop_pct,

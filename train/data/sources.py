@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import create_dataset
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
@@ -13,6 +13,13 @@ STREAMS = ("hfids/", "wds/")
 
 class DamagedImageError(OSError):
     """An image that cannot be decoded; the message names it."""
+
+
+def describe_damage(name: str, error: Exception) -> str:
+    """What is wrong with an image, in the same words every time that it is opened."""
+    # Pillow's own words have the address of a buffer in them.
+    reason = "it is in no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+    return f"image {name} cannot be decoded: {reason}"
 
 
 class ImageSource(Dataset):
@@ -44,12 +51,13 @@ class ImageSource(Dataset):
 
     def _damaged(self, index: int, error: Exception) -> DamagedImageError:
         name = self.reader.filename(index) or "without a file name"
-        return DamagedImageError(f"image {index} ({name}) cannot be decoded: {error}")
+        return DamagedImageError(describe_damage(f"{index} ({name})", error))
 
     @property
     def classes(self) -> dict[str, int]:
         """Label of every class name, empty where the source has no names."""
-        return getattr(self.reader, "class_to_idx", None) or {}
+        names = "class_name_to_idx" if hasattr(self.reader, "class_name_to_idx") else "class_to_idx"
+        return getattr(self.reader, names, None) or {}
 
 
 def is_stream(data_dir: str) -> bool:
@@ -60,10 +68,14 @@ def is_stream(data_dir: str) -> bool:
 def open_dataset(data_dir: str, split: str) -> ImageSource:
     """Open a folder of class folders, a tar file, a folder of parquet files, or `hfds/NAME` of the Hub.
 
+    A folder may hold the split as `SPLIT.tar` too.
+
     Raises ValueError for anything else, for streams, and for a class folder without images.
     """
     path = Path(data_dir)
-    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+    if (path / f"{split}.tar").is_file():
+        data_dir = str(path / f"{split}.tar")
+    elif any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
         data_dir = f"hfds/{path.resolve()}"
     elif not path.exists() and not data_dir.startswith("hfds/"):
         raise ValueError(

@@ -9,6 +9,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from train.data.images import Batch, Sample, collate
 from train.data.seeding import derive_seed, seeded
+from train.data.sources import DamagedImageError, describe_damage
 from train.recipe import Recipe
 
 
@@ -85,8 +87,9 @@ def _encoded_rows(reader: Any) -> Any:
 
     def encoded(row: dict[str, Any]) -> dict[str, Any]:
         image = row[reader.input_key]
-        name = image["path"] or f"crc {zlib.crc32(image['bytes']):08x}"
-        return {reader.input_key: (name, image["bytes"]), reader.target_key: row[reader.target_key]}
+        content = image["bytes"] or Path(image["path"]).read_bytes()
+        name = image["path"] or f"crc {zlib.crc32(content):08x}"
+        return {reader.input_key: (name, content), reader.target_key: row[reader.target_key]}
 
     undecoded = reader.ds.cast_column(reader.input_key, datasets.Image(decode=False))
     return _Mapped(undecoded, encoded)
@@ -116,18 +119,29 @@ class StreamImages(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         damaged: list[str] = []
+        last = None
         for name, encoded, target in islice(self.stream.read(self.epoch), self.first, None, self.step):
             try:
                 image = Image.open(io.BytesIO(encoded)).convert("RGB")
             except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
-                damaged.append(f"image {name} cannot be decoded: {error}")
+                damaged.append(describe_damage(name, error))
                 continue
+            last = image, name, target
             # Its own appearance comes last, so that it is the same where reading begins behind the damage.
             for copy in range(len(damaged) if self.training else 0, -1, -1):
                 yield Sample(self._transformed(image, name, copy), target, damaged)
             damaged = []
-        if damaged:
+        if damaged and self.training:
+            yield from self._last_again(last, damaged)
+        elif damaged:
             yield Sample(None, -1, damaged)
+
+    def _last_again(self, last: tuple[Image.Image, str, int] | None, damaged: list[str]) -> Iterator[Sample]:
+        if last is None:
+            raise DamagedImageError(f"no image of {len(damaged)} can be decoded: {'; '.join(damaged)}")
+        image, name, target = last
+        for copy in range(1, len(damaged) + 1):
+            yield Sample(self._transformed(image, name, copy), target, damaged)
 
     def _transformed(self, image: Image.Image, name: str, copy: int) -> torch.Tensor:
         with seeded(self.seed, self.epoch, zlib.crc32(name.encode()), copy):
