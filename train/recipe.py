@@ -42,7 +42,9 @@ class Recipe:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     workers: int = 1
     cache: str = ""  # "memory" decodes the training images once
+    cache_size: int = 0  # shorter side to which cached images are reduced, 0 for none
     cache_limit_gb: float = 8.0  # largest cache of a process
+    stream_images: int = 0  # length of a stream that does not tell it
     max_damaged: int = 10  # damaged images before the run stops
 
     # images of one process in one pass; a step has batch_size * accumulate * processes
@@ -105,7 +107,7 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
 
 
 def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a recipe file over those of its bases, later bases over earlier; paths are relative to it."""
+    """The keys of a recipe file over those of its bases, whose paths are relative to it."""
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds a {type(settings).__name__}, expected recipe keys with values")

@@ -3,16 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import create_dataset
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-STREAMS = ("hfids/", "tfds/", "wds/")
+STREAMS = ("hfids/", "wds/")
 
 
 class DamagedImageError(OSError):
     """An image that cannot be decoded; the message names it."""
+
+
+def describe_damage(name: str, error: Exception) -> str:
+    """What is wrong with an image, in the same words every time that it is opened."""
+    # Pillow's own words have the address of a buffer in them.
+    reason = "it is in no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+    return f"image {name} cannot be decoded: {reason}"
 
 
 class ImageSource(Dataset):
@@ -26,20 +33,31 @@ class ImageSource(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """One image and its label (-1 if it has none); raises DamagedImageError."""
+        image, target = self.open(index)
+        try:
+            return image.convert("RGB"), target
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
+            raise self._damaged(index, error) from error
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """One image, of which only the header is read, and its label; raises DamagedImageError."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         try:
             file, target, *_ = self.reader[index]
-            image = Image.open(file).convert("RGB")
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
-            name = self.reader.filename(index) or "without a file name"
-            raise DamagedImageError(f"image {index} ({name}) cannot be decoded: {error}") from error
-        return image, -1 if target is None else target
+            return Image.open(file), -1 if target is None else target
+        except Exception as error:
+            raise self._damaged(index, error) from error
+
+    def _damaged(self, index: int, error: Exception) -> DamagedImageError:
+        name = self.reader.filename(index) or "without a file name"
+        return DamagedImageError(describe_damage(f"{index} ({name})", error))
 
     @property
     def classes(self) -> dict[str, int]:
         """Label of every class name, empty where the source has no names."""
-        return getattr(self.reader, "class_to_idx", None) or {}
+        names = "class_name_to_idx" if hasattr(self.reader, "class_name_to_idx") else "class_to_idx"
+        return getattr(self.reader, names, None) or {}
 
 
 def is_stream(data_dir: str) -> bool:
@@ -50,10 +68,14 @@ def is_stream(data_dir: str) -> bool:
 def open_dataset(data_dir: str, split: str) -> ImageSource:
     """Open a folder of class folders, a tar file, a folder of parquet files, or `hfds/NAME` of the Hub.
 
+    A folder may hold the split as `SPLIT.tar` too.
+
     Raises ValueError for anything else, for streams, and for a class folder without images.
     """
     path = Path(data_dir)
-    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+    if (path / f"{split}.tar").is_file():
+        data_dir = str(path / f"{split}.tar")
+    elif any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
         data_dir = f"hfds/{path.resolve()}"
     elif not path.exists() and not data_dir.startswith("hfds/"):
         raise ValueError(
@@ -92,4 +114,17 @@ def check_labels(source: ImageSource, num_classes: int, description: str) -> Non
         raise ValueError(
             f"{description} has labels up to {highest}, expected at most {num_classes - 1} as num_classes is "
             f"{num_classes}"
+        )
+
+
+def check_same_classes(training: ImageSource, validation: ImageSource) -> None:
+    """Raise ValueError if a class has another label in validation than in training."""
+    different = [
+        name for name, label in validation.classes.items() if training.classes.get(name, label) != label
+    ]
+    missing = sorted(training.classes.keys() - validation.classes.keys())
+    if different:
+        raise ValueError(
+            f"class {different[0]!r} has label {validation.classes[different[0]]} in validation and "
+            f"{training.classes[different[0]]} in training, expected the same: validation lacks {missing}"
         )
