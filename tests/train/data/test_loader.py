@@ -154,4 +154,4 @@ def test_photographs_load(name, split, classes, shared_data, small_recipe):
     recipe = small_recipe(workers=1, **data, **AUGMENTED)
     for loader in (create_train_loader(recipe), create_val_loader(recipe)):
         images, targets = next(iter(loader))
-        assert images.isfinite().all() and 0 <= targets.min() and targets.max() < classes
+        assert images.isfinite().all() and targets.min() >= 0 and targets.max() < classes
