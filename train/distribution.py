@@ -85,6 +85,7 @@ class World:
 
 def without_averaging(network: nn.Module) -> AbstractContextManager:
     """A context whose backward passes leave the gradients of the processes apart."""
+    network = getattr(network, "_orig_mod", network)  # inside what torch.compile returns
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 

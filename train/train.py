@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import logging
 import math
+import os
 import sys
 import time
 from functools import cached_property
@@ -244,8 +245,9 @@ def run(recipe: Recipe, output: Path, resume: str = "auto", wandb: bool = False)
         try:
             return trainer.train()
         except Interrupted:
-            saved = list_checkpoints(output)[-1:] or ["nothing to save"]
-            raise Interrupted(f"interrupted by a signal ({saved[0]}); the same command goes on") from None
+            saved = list_checkpoints(output)
+            state = f"saved as {saved[-1]}" if saved else "before there was anything to save"
+            raise Interrupted(f"interrupted by a signal, {state}: the same command goes on") from None
         finally:
             trainer.report.close()
 
@@ -282,7 +284,8 @@ def main() -> None:
             arguments.wandb,
         )
     except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(interruption, file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

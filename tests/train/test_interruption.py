@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from spawning import finish, start_run, wait_for_checkpoints, wait_until
+from spawning import finish, start_processes, start_run, wait_for_checkpoints, wait_until
 
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, load_state
 from train.results import read_log
@@ -56,7 +56,7 @@ def test_killed_at_random_moments_and_resumed_is_the_run_left_alone(
     alone = start_run(deformable_recipe(**{**STATEFUL, **settings, "workers": 0}), whole)
     moments = random.Random(seed)
     inside_an_epoch = 0
-    for _ in range(4):
+    for _ in range(3):
         process = start_run(recipe, killed)
         wait_for_checkpoints(killed, moments.choice([0, 1, 1, 2]), process)
         time.sleep(moments.uniform(0.0, 0.1))
@@ -72,6 +72,19 @@ def test_killed_at_random_moments_and_resumed_is_the_run_left_alone(
     assert len(list_checkpoints(killed)) == 1 and not list(killed.glob(".checkpoint*"))
 
 
+def test_two_killed_processes_go_on_without_a_trace(deformable_recipe, tmp_path):
+    recipe = deformable_recipe(**{**STATEFUL, "accumulate": 1, "epochs": 2})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    processes = start_processes(2, recipe, killed)
+    wait_for_checkpoints(killed, 2, processes[0])
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not load_state(list_checkpoints(killed)[-1])["progress"]["trained"]
+    assert finish(*start_processes(2, recipe, killed), *start_processes(2, recipe, whole)) == [0] * 4
+    assert_same_run(whole, killed)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_step_saves_and_tells_by_the_exit_status(number, deformable_recipe, tmp_path):
     recipe = deformable_recipe(epochs=2)
@@ -79,7 +92,7 @@ def test_signal_ends_the_step_saves_and_tells_by_the_exit_status(number, deforma
     wait_until(lambda: (tmp_path / "stopped" / "recipe.yaml").exists(), process)
     os.kill(process.pid, number)
     assert finish(process) == [75]
-    assert "interrupted by a signal" in (tmp_path / "stopped.stderr").read_text()
+    assert "interrupted by a signal, saved as" in (tmp_path / "stopped.stderr").read_text()
     assert len(list_checkpoints(tmp_path / "stopped")) == 1
     assert finish(start_run(recipe, tmp_path / "stopped", "--resume", "must")) == [0]
     assert finish(start_run(recipe, tmp_path / "whole")) == [0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train.evaluate as evaluation
 from train.checkpoint import WEIGHTS, list_checkpoints, save_checkpoint
 from train.learner import Learner
 from train.resume import Progress, find_checkpoint, resume_notices
@@ -41,6 +42,25 @@ def test_changed_recipe_is_announced_and_counts_from_then_on(deformable_recipe, 
     assert "accumulate 2 is now 1, opt 'sgd' is now 'adamw', lr 0.02 is now 0.001" in changed
     assert "from image 16 of epoch 2 on, and the optimizer starts without the state of the other" in changed
     assert "a step had 8 images and has 4" in steps and "goes on at image 16, which repeats 0" in steps
+
+
+def test_signal_during_the_evaluation_repeats_nothing_but_it(deformable_recipe, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    recipe = deformable_recipe(epochs=2, batch_size=2, accumulate=4)  # two batches of validation images
+    measure = evaluation._measure
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            evaluation, "_measure", lambda *batch: (os.kill(os.getpid(), signal.SIGINT), measure(*batch))[1]
+        )
+        with pytest.raises(Interrupted, match="checkpoint-0000-000000024"):
+            run(recipe, output)
+    steps = []
+    step = Learner.step
+    monkeypatch.setattr(
+        Learner, "step", lambda self, batches, n: (steps.append(n), step(self, batches, n))[1]
+    )
+    run(recipe, output)
+    assert steps == [3, 4, 5]
 
 
 def test_position_is_rounded_down_to_whole_steps(deformable_recipe):
