@@ -36,11 +36,11 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config(model=mod
 Each phase starts from the one before. Plain weights are converted exactly before the first deformable step:
 offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples.
 
-- Loss: cross-entropy with label smoothing {label_smoothing}
-- Optimizer: {opt}, momentum {momentum}, batch {batch_size}
+- Loss: {loss}
+- Optimizer: {opt}, momentum {momentum}, batch {batch_size} in each process{accumulated}
 - Weight decay: {weight_decay}, none on vectors and biases
 - Learning rate: {sched} schedule; {offset_lr_scale}x in the branches that predict the offsets
-- Augmentation: crops of {smallest_crop:.0%} to {largest_crop:.0%} of the area, resized, and horizontal flips
+- Augmentation: {augmentation}
 
 ## Preprocessing
 
@@ -62,7 +62,8 @@ def training_history(run: Path) -> list[tuple[Recipe, list[dict[str, Any]]]]:
     recipe = load_recipe(run / "recipe.yaml")
     # epoch 0 is the evaluation before the first step
     log = [record for record in read_log(run / "log.jsonl") if record["epoch"] > 0]
-    parent = Path(recipe.init_from).parent
+    start = Path(recipe.init_from)
+    parent = start if start.is_dir() else start.parent
     is_run = bool(recipe.init_from) and (parent / "recipe.yaml").is_file()
     return [*(training_history(parent) if is_run else []), (recipe, log)]
 
@@ -83,14 +84,14 @@ def model_card(
         img_size=recipe.img_size,
         size_note=_size_note(recipe.img_size, history[-1][0].img_size),
         phases="\n".join([_PHASE_HEADER, *rows]),
-        label_smoothing=recipe.label_smoothing,
+        loss=_loss(recipe),
         opt=recipe.opt,
         momentum=recipe.momentum,
         sched=recipe.sched,
-        smallest_crop=recipe.train_scale[0],
-        largest_crop=recipe.train_scale[1],
+        augmentation=_augmentation(recipe),
         weight_decay=recipe.weight_decay,
         batch_size=recipe.batch_size,
+        accumulated=f", {recipe.accumulate} of them a step" if recipe.accumulate > 1 else "",
         offset_lr_scale=recipe.offset_lr_scale,
         interpolation=recipe.interpolation,
         crop_pct=recipe.eval_crop_pct,
@@ -98,6 +99,22 @@ def model_card(
         std=recipe.std,
         terms=recipe.data_terms or "not stated by the recipe",
     )
+
+
+def _loss(recipe: Recipe) -> str:
+    name = "binary cross-entropy" if recipe.loss == "bce" else "cross-entropy"
+    parts = [f"{name} with label smoothing {recipe.label_smoothing}"]
+    if recipe.teacher:
+        parts.append(f"distillation from {recipe.teacher} (weight {recipe.teacher_weight})")
+    return ", ".join(parts)
+
+
+def _augmentation(recipe: Recipe) -> str:
+    smallest, largest = recipe.train_scale
+    parts = [f"crops of {smallest:.0%} to {largest:.0%} of the area, resized", "horizontal flips"]
+    names = ("auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    parts += [f"{name.replace('_', ' ')} {getattr(recipe, name)}" for name in names if getattr(recipe, name)]
+    return ", ".join(parts)
 
 
 def _size_note(size: int, training_size: int) -> str:

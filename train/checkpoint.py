@@ -1,41 +1,71 @@
 """Checkpoints of a run: a folder that appears whole or not at all."""
 
+import io
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from timm.models import load_checkpoint
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
+AVERAGED_WEIGHTS = "model_ema.safetensors"
 STATE = "training_state.pt"
 
 
-def save_checkpoint(output: Path, epoch: int, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write `output/checkpoint-EPOCH` (weights, optimizer) after `epoch` epochs and delete the older ones."""
-    older = list_checkpoints(output)
-    temporary = output / f".checkpoint-{epoch:04d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(model, temporary / WEIGHTS)
-    torch.save({"epoch": epoch, "optimizer": optimizer.state_dict()}, temporary / STATE)
-    os.replace(temporary, output / f"checkpoint-{epoch:04d}")
-    for folder in older:
-        shutil.rmtree(folder)
+def save_checkpoint(
+    folder: Path, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Write a new checkpoint folder and delete the older ones beside it.
+
+    `weights` are state dicts by file name; `state` is what `torch.load(weights_only=True)` reads. Everything
+    is on the disk before the folder has its name: whatever happens, the last checkpoint is whole. Raises
+    OSError, and leaves the older ones alone, when writing fails.
+    """
+    older = [path for path in list_checkpoints(folder.parent) if path != folder]
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    remove_unfinished(folder.parent)
+    try:
+        temporary.mkdir(parents=True)
+        for name, tensors in weights.items():
+            _write(temporary / name, _weights_bytes(tensors))
+        _write(temporary / STATE, _state_bytes(state))
+        _synchronize(temporary)
+        os.replace(temporary, folder)
+        _synchronize(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        previous = f"the one before, {older[-1]}, is whole" if older else "there is none before it"
+        raise OSError(f"checkpoint {folder} cannot be written ({error}); {previous}") from error
+    for path in older:
+        shutil.rmtree(path)
 
 
-def load_last_checkpoint(output: Path, model: nn.Module, optimizer: Optimizer) -> int:
-    """Load the last checkpoint under `output`, if any; returns the number of epochs it has behind it."""
-    checkpoints = list_checkpoints(output)
-    if not checkpoints:
-        return 0
-    model.load_state_dict(load_file(checkpoints[-1] / WEIGHTS))
-    state = torch.load(checkpoints[-1] / STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"]
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The `state` of `save_checkpoint`, on the CPU."""
+    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    return sorted(output.glob("checkpoint-*"))
+
+
+def remove_unfinished(output: Path) -> None:
+    """Delete what killed processes have left of checkpoints that they were writing."""
+    for path in output.glob(".checkpoint-*.tmp"):
+        shutil.rmtree(path)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the model's state dict as safetensors through a temporary file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    _write(temporary, _weights_bytes(model.state_dict()))
+    os.replace(temporary, path)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -45,13 +75,28 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     load_checkpoint(model, str(path))
 
 
-def list_checkpoints(output: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first."""
-    return sorted(output.glob("checkpoint-*"))
+def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({key: value.cpu().contiguous() for key, value in tensors.items()})
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the model's state dict as safetensors through a temporary file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+def _state_bytes(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    # Python's file, not safetensors' or torch's own: every failure is then an OSError.
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _synchronize(folder: Path) -> None:
+    """Put the names in a folder on the disk; fsync of the files does not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

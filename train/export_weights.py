@@ -14,7 +14,6 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import ImageDataset
 from timm.models import save_for_hf
 from torch import nn
 
@@ -22,9 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from train.card import model_card, training_history
-from train.checkpoint import WEIGHTS
+from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
 from train.command import run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
+from train.data.sources import ImageSource
+from train.distribution import World
 from train.evaluate import evaluate
 from train.recipe import Recipe, load_recipe
 
@@ -42,9 +43,9 @@ def float16_model(recipe: Recipe, weights: Path) -> nn.Module:
     return model
 
 
-def class_labels(dataset: ImageDataset, data_dir: str) -> dict[str, Any]:
+def class_labels(dataset: ImageSource, data_dir: str) -> dict[str, Any]:
     """`label_names` in class order, and `label_descriptions` if the data has a class_names.json."""
-    class_to_idx = dataset.reader.class_to_idx
+    class_to_idx = dataset.classes
     labels = {"label_names": sorted(class_to_idx, key=class_to_idx.get)}
     words = Path(data_dir) / "class_names.json"
     if words.is_file():
@@ -54,23 +55,26 @@ def class_labels(dataset: ImageDataset, data_dir: str) -> dict[str, Any]:
 
 
 def measure(
-    model: nn.Module, dataset: ImageDataset, data_config: dict[str, Any], recipe: Recipe
+    model: nn.Module, dataset: ImageSource, data_config: dict[str, Any], recipe: Recipe
 ) -> dict[str, float]:
     """Accuracy of the float16 values computed in float32, as a user who loads them gets it."""
     loader = create_eval_loader(dataset, data_config, recipe.batch_size, recipe.workers, torch.device("cpu"))
-    return evaluate(model.float(), loader, torch.device("cpu"), channels_last=True)
+    return evaluate(model.float(), loader, World(), channels_last=True)
 
 
-def export(run: Path, output: Path, data_dir: str, img_size: int | None = None) -> dict[str, float]:
+def export(
+    run: Path, output: Path, data_dir: str, img_size: int | None = None, averaged: bool = False
+) -> dict[str, float]:
     """Write `output` from a run's folder and return the accuracy of what was written.
 
-    `img_size` (pixels) replaces the training size in the evaluation and the published preprocessing.
+    `averaged` takes the moving average of the weights. `img_size` (pixels) replaces the recipe's size in the
+    evaluation and the published preprocessing.
     """
     recipe = load_recipe(run / "recipe.yaml")
-    recipe.img_size = img_size or recipe.img_size
+    recipe.img_size = recipe.eval_img_size = img_size or recipe.eval_img_size or recipe.img_size
     dataset = open_dataset(data_dir, recipe.val_split)
     data_config = eval_data_config(recipe)
-    model = float16_model(recipe, run / WEIGHTS)
+    model = float16_model(recipe, run / (AVERAGED_WEIGHTS if averaged else WEIGHTS))
     # The rest of the default configuration (labels, paper, origin) is about other weights.
     model.pretrained_cfg = {name: model.pretrained_cfg[name] for name in ARCHITECTURE_FIELDS}
     model_config = {
@@ -105,8 +109,11 @@ def main() -> None:
     parser.add_argument(
         "--img-size", type=int, help="evaluation size in pixels, the training size by default"
     )
+    parser.add_argument("--averaged", action="store_true", help="the moving average, of a run with ema_decay")
     arguments = parser.parse_args()
-    result = export(arguments.run, arguments.output, arguments.data_dir, arguments.img_size)
+    result = export(
+        arguments.run, arguments.output, arguments.data_dir, arguments.img_size, arguments.averaged
+    )
     print(f"{arguments.output}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %")
 
 

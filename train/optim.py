@@ -9,11 +9,12 @@ from torch.optim import Optimizer
 from train.recipe import Recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, offset_lr_scale: float) -> list[dict]:
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Split trainable parameters by weight decay (none on vectors and biases) and by offset branch.
 
     timm's `param_group_fn` replaces its own weight-decay grouping, so both are done here. Groups of offset
-    parameters carry `lr_scale`, which timm's schedulers apply (DCNv2 paper, section 3: 0.1).
+    parameters carry `lr_scale`, which timm's schedulers apply (DCNv2 paper, section 3: 0.1), and have the
+    decay `offset_weight_decay` where the recipe sets one.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -23,11 +24,17 @@ def parameter_groups(model: nn.Module, weight_decay: float, offset_lr_scale: flo
     return [
         {
             "params": parameters,
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr_scale": offset_lr_scale if is_offset else 1.0,
+            "weight_decay": _weight_decay(recipe, is_offset) if decays else 0.0,
+            "lr_scale": recipe.offset_lr_scale if is_offset else 1.0,
         }
         for (decays, is_offset), parameters in groups.items()
     ]
+
+
+def _weight_decay(recipe: Recipe, is_offset: bool) -> float:
+    if is_offset and recipe.offset_weight_decay is not None:
+        return recipe.offset_weight_decay
+    return recipe.weight_decay
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -38,8 +45,54 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        param_group_fn=lambda model: parameter_groups(model, recipe.weight_decay, recipe.offset_lr_scale),
+        param_group_fn=lambda model: parameter_groups(model, recipe),
+        **recipe.opt_kwargs,
     )
+
+
+def load_optimizer_state(optimizer: Optimizer, saved: dict, recipe: Recipe) -> None:
+    """Load a state dict with the counters in its groups, but keep the settings of the recipe."""
+    own_groups = optimizer.state_dict()["param_groups"]
+    groups = [
+        saved_group | _settings(own, recipe)
+        for saved_group, own in zip(saved["param_groups"], own_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def carry_over(
+    old: Optimizer, old_model: nn.Module, new: Optimizer, new_model: nn.Module, recipe: Recipe
+) -> None:
+    """Give `new` the state that `old` has of the parameters of the same name; the others start afresh."""
+    saved = old.state_dict()
+    index_of = {name: index for index, name in enumerate(_parameter_names(old_model, old))}
+    names = _parameter_names(new_model, new)
+    groups = [dict(group) for group in new.state_dict()["param_groups"]]
+    for group in groups:
+        own_indices = {index_of.get(names[index]) for index in group["params"]}
+        for saved_group in saved[
+            "param_groups"
+        ]:  # counters of the steps, where the optimizer keeps them here
+            if own_indices & set(saved_group["params"]):
+                group |= saved_group | _settings(group, recipe)
+    state = {
+        index: saved["state"][index_of[name]]
+        for index, name in enumerate(names)
+        if index_of.get(name) in saved["state"]
+    }
+    new.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _settings(group: dict, recipe: Recipe) -> dict:
+    """What the recipe, and not the training so far, decides of a group of a state dict."""
+    keys = {"params", "lr", "initial_lr", "lr_scale", "weight_decay", "momentum", *recipe.opt_kwargs}
+    return {key: value for key, value in group.items() if key in keys}
+
+
+def _parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Names of the optimizer's parameters, in the order in which its state dict counts them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def create_scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
@@ -51,6 +104,9 @@ def create_scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int)
         min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs,
         warmup_lr=recipe.warmup_lr,
+        decay_milestones=recipe.decay_milestones,
+        decay_epochs=recipe.decay_epochs,
+        decay_rate=recipe.decay_rate,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )

@@ -22,16 +22,16 @@ def prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainingLog:
-    """One JSON record a line, printed and written; continues a file with its first `epochs` epochs."""
+    """One JSON record a line; continues a file with its first `epochs` epochs."""
 
     def __init__(self, path: Path, epochs: int) -> None:
         self.path = path
-        self.records = [record for record in read_log(path) if record["epoch"] <= epochs] if epochs else []
+        known = read_log(path) if path.is_file() and epochs else []
+        self.records = [record for record in known if record["epoch"] <= epochs]
 
     def append(self, record: dict[str, Any]) -> None:
-        """Print the record and write the file anew."""
+        """Add the record and write the file anew."""
         self.records.append(record)
-        print(json.dumps(record), flush=True)
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
 
@@ -68,4 +68,29 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
         accuracy = f"{result['top1']:7.2f}  {result['top5']:7.2f}  {result['loss']:6.3f}"
         cost = f"{result['images_per_second']:8.1f}  {result['parameters_millions']:10.2f}"
         lines.append(f"{result['model']:<{width}}  {accuracy}  {cost}")
+    return "\n".join(lines)
+
+
+def format_history(records: Sequence[dict[str, Any]], rows: int = 12) -> str:
+    """A header, then lines of a training log: all, or `rows` of them evenly spread up to the last."""
+    columns = {
+        "epoch": ("epoch", "5.0f"),
+        "lr": ("rate", "8.2g"),
+        "train_loss": ("loss", "7.3f"),
+        "train_top1": ("train top-1", "11.2f"),
+        "val_loss": ("val loss", "8.3f"),
+        "val_top1": ("val top-1", "9.2f"),
+        "val_ema_top1": ("EMA top-1", "9.2f"),
+        "val_offset_mean": ("|offset|", "8.3f"),
+        "train_images_per_second": ("images/s", "8.1f"),
+    }
+    columns = {key: value for key, value in columns.items() if any(key in record for record in records)}
+    widths = {key: int(form.split(".")[0]) for key, (_, form) in columns.items()}
+    lines = ["  ".join(f"{title:>{widths[key]}}" for key, (title, _) in columns.items())]
+    step = max(1, -(-len(records) // rows))
+    for record in records[::-1][::step][::-1]:
+        cells = (
+            f"{record[key]:{columns[key][1]}}" if key in record else " " * widths[key] for key in columns
+        )
+        lines.append("  ".join(cells))
     return "\n".join(lines)

@@ -1,145 +1,292 @@
-"""Train a classifier from a recipe, in one process.
+"""Train a classifier from a recipe, in one process or many; the same command goes on where it was stopped.
 
-python train/train.py --config train/recipes/NAME.yaml --output runs/NAME data_dir=PATH [key=value ...]
+python train/train.py --config train/recipes/NAME.yaml data_dir=PATH [key=value ...]
+torchrun --nproc-per-node 8 train/train.py --config train/recipes/NAME.yaml data_dir=PATH [key=value ...]
+
+Exit status: 0 done, 1 an error in one sentence, 75 interrupted by SIGTERM or SIGINT with the last step saved.
 """
 
 import argparse
-import json
+import dataclasses
+import logging
+import math
+import os
 import sys
 import time
-from collections.abc import Iterable
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.scheduler.scheduler import Scheduler
-from timm.utils import random_seed
-from torch import nn
-from torch.optim import Optimizer
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import dcn_backbones  # noqa: F401  (registers the models)
-from train import checkpoint
+from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, save_checkpoint, save_weights
+from train.checks import check_recipe
 from train.command import run_command
-from train.data import create_eval_loader, create_train_loader, eval_data_config, open_dataset
+from train.data import create_train_loader, create_val_loader
+from train.distribution import World, connect
 from train.evaluate import evaluate
+from train.learner import Learner, amp_dtype
+from train.losses import Criterion
+from train.networks import build_model, start_model
 from train.offsets import offset_statistics
-from train.optim import create_optimizer, create_scheduler
+from train.random_state import random_state, restore_random_state, seed_epoch
 from train.recipe import Recipe, load_recipe, save_recipe
-from train.results import TrainingLog, prefixed, write_text
+from train.report import Report
+from train.results import prefixed
+from train.resume import MODES, Progress, find_checkpoint, read_progress, resume_notices, step_images
+from train.signals import INTERRUPTED, Interrupted, StopSignals
+
+_logger = logging.getLogger(__name__)
 
 OBSERVED_IMAGES = 32  # validation images whose offsets are logged after every epoch
+REPORTED_STEPS = 10  # between two looks at the loss, for which a GPU has to be waited for
+GO_ON, SAVE, STOP = range(3)
 
 
-def build_model(recipe: Recipe) -> nn.Module:
-    """The recipe's model, initialised from `init_from` if it names a file."""
-    model = timm.create_model(recipe.model, num_classes=recipe.num_classes, **recipe.model_kwargs)
-    if recipe.init_from:
-        checkpoint.load_weights(model, recipe.init_from)
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    return model.to(recipe.device, memory_format=memory_format)
+class Trainer:
+    """One run: its data, its network and how far it is.
+
+    Args:
+        recipe: Settings that `check_recipe` has passed.
+        output: Folder of the run.
+        world: The processes.
+        signals: Requests to stop.
+        resume: `auto` goes on from the last checkpoint in `output` if there is one; `never`, `must`.
+        wandb: Whether to log to Weights & Biases too.
+    """
+
+    def __init__(
+        self, recipe: Recipe, output: Path, world: World, signals: StopSignals, resume: str, wandb: bool
+    ) -> None:
+        self.recipe, self.output, self.world, self.signals = recipe, output, world, signals
+        checkpoint = world.on_first(lambda: find_checkpoint(output, resume, recipe))
+        self.train_loader = create_train_loader(recipe, world.rank, world.size)
+        self.val_loader = create_val_loader(recipe, world.rank, world.size)
+        self.steps_per_epoch = len(self.train_loader) // recipe.accumulate
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"an epoch has {len(self.train_loader)} batches, expected {recipe.accumulate} for a step"
+            )
+        self.step_images = step_images(recipe, world.size)
+        self.progress, self.random_state = Progress(), None
+        self.learner = self._create_learner(checkpoint)
+        world.on_first(self._prepare_output)
+        self.report = Report(
+            output, self.progress.epoch, self.steps_done, dataclasses.asdict(recipe), wandb, world.is_first
+        )
+
+    @property
+    def steps_done(self) -> int:
+        return self.progress.epoch * self.steps_per_epoch + self.progress.images // self.step_images
+
+    def _prepare_output(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        save_recipe(self.recipe, self.output / "recipe.yaml")
+
+    def _create_learner(self, checkpoint: Path | None) -> Learner:
+        recipe, state = self.recipe, None
+        if checkpoint is not None:
+            self.progress, state = read_progress(checkpoint)
+        seed_epoch(recipe.seed, 0, rank=0)  # the first weights are the same in all processes
+        model = build_model(recipe, deformable=self.progress.epoch >= recipe.deform_from_epoch)
+        if recipe.init_from and checkpoint is None:
+            start_model(model, recipe.init_from)
+        criterion = Criterion(recipe, self.world.device)
+        learner = Learner(model, criterion, recipe, self.world, self.steps_per_epoch)
+        if checkpoint is not None:
+            self._announce(state)
+            learner.load(checkpoint, state)
+            learner.scheduler.step_update(max(0, self.steps_done - 1))  # the rate of the last step
+            same_steps = (state["processes"], state["step_images"]) == (self.world.size, self.step_images)
+            if same_steps and not self.progress.trained:
+                self.random_state = state["random"][self.world.rank]
+        return learner
+
+    def _announce(self, state: dict[str, Any]) -> None:
+        if self.world.is_first:
+            for notice in resume_notices(state, self.recipe, self.world.size):
+                _logger.warning(notice)
+
+    def train(self) -> dict[str, Any]:
+        """All epochs that are left, then the final weights and results; returns the last evaluation."""
+        measured = {}
+        if self.recipe.init_from and self.steps_done == 0:
+            self.report.epoch(0, 0, prefixed("val_", self._evaluate()))
+        for epoch in range(self.progress.epoch, self.recipe.epochs):
+            if not self.progress.trained:
+                if epoch == self.recipe.deform_from_epoch > 0 and self.progress.images == 0:
+                    self.learner = self.learner.deformed()
+                self._train_epoch(epoch)
+            measured = self._evaluate()
+            trained = {"lr": self.learner.rate, **self.progress.measured()}
+            self.report.epoch(epoch + 1, self.steps_done, trained | prefixed("val_", measured))
+            self.progress = Progress(epoch + 1)
+        result = measured or self._evaluate()
+        self.world.on_first(lambda: self._write_results(result))
+        return result
+
+    def _train_epoch(self, epoch: int) -> None:
+        first_step = self.progress.images // self.step_images
+        self.progress.images = first_step * self.step_images
+        self.learner.train()
+        self.train_loader.set_epoch(epoch, first_step * self.recipe.accumulate)
+        seed_epoch(self.recipe.seed, epoch, self.world.rank)
+        if self.random_state is not None:
+            restore_random_state(self.random_state)
+            self.random_state = None
+        with self.report.bar(epoch, self.recipe.epochs, first_step, self.steps_per_epoch) as bar:
+            self._train_steps(epoch, range(first_step, self.steps_per_epoch), bar)
+
+    def _train_steps(self, epoch: int, steps: range, bar: Any) -> None:
+        batches = iter(self.train_loader)
+        pending = torch.zeros(3, dtype=torch.float64, device=self.world.device)
+        last_look = self.last_save = time.monotonic()
+        for position in steps:
+            number = epoch * self.steps_per_epoch + position
+            pending += self.learner.step(islice(batches, self.recipe.accumulate), number)
+            self.progress.images += self.step_images
+            self.progress.trained = position == self.steps_per_epoch - 1
+            decision = self._decide(number + 1)
+            if decision or (position + 1) % REPORTED_STEPS == 0:
+                now = time.monotonic()
+                self._look(self.world.sum(pending), now - last_look, number + 1, bar)
+                last_look = now
+                pending.zero_()
+            bar.update()
+            if decision:
+                self._save()
+            if decision == STOP:
+                raise Interrupted
+
+    def _decide(self, steps_done: int) -> int:
+        """What follows this step, the same in all processes."""
+        steps, seconds = self.recipe.checkpoint_every_steps, 60 * self.recipe.checkpoint_every_minutes
+        is_due = self.progress.trained or (steps > 0 and steps_done % steps == 0)
+        is_due |= 0 < seconds <= time.monotonic() - self.last_save
+        return self.world.largest(STOP if self.signals.received else SAVE if is_due else GO_ON)
+
+    def _look(self, sums: torch.Tensor, seconds: float, step: int, bar: Any) -> None:
+        """Add what the last steps have measured to the epoch's totals, and show it."""
+        values = [*sums.tolist(), seconds]
+        if not math.isfinite(values[0]):
+            raise FloatingPointError(
+                f"the loss is {values[0]} at step {step} or shortly before, expected a finite number"
+            )
+        self.progress.add(values)
+        measured, speed = self.progress.measured(), values[2] / max(seconds, 1e-9)
+        bar.set_postfix(
+            loss=f"{measured['train_loss']:.3f}",
+            top1=f"{measured['train_top1']:.1f}%",
+            images_s=f"{speed:.0f}",
+            refresh=False,
+        )
+        curves = {"loss": values[0] / values[2], "lr": self.learner.rate, "images_per_second": speed}
+        self.report.step(step, curves)
+
+    def _save(self) -> None:
+        """Write a checkpoint; raises OSError in all processes when that fails."""
+        random_states = self.world.gather(random_state())
+        state = {
+            **self.learner.state(),
+            "progress": dataclasses.asdict(self.progress),
+            "random": random_states,
+            "recipe": dataclasses.asdict(self.recipe),
+            "processes": self.world.size,
+            "step_images": self.step_images,
+        }
+        folder = self.output / self.progress.name
+        self.world.on_first(lambda: save_checkpoint(folder, self.learner.weights(), state))
+        self.last_save = time.monotonic()
+
+    def _evaluate(self) -> dict[str, float]:
+        """Validation of the network and of its average, and the size of the network's offsets."""
+        recipe, measured = self.recipe, {}
+        for prefix, network in self.learner.evaluated().items():
+            result = evaluate(
+                network,
+                self.val_loader,
+                self.world,
+                amp_dtype(recipe),
+                recipe.channels_last,
+                signals=self.signals,
+            )
+            measured |= prefixed(prefix, result)
+        if self.world.is_first:
+            measured |= offset_statistics(self.learner.model, self.observed_images, amp_dtype(recipe))
+        return measured
+
+    @cached_property
+    def observed_images(self) -> torch.Tensor:
+        """The first process's first images for validation, (B, 3, H, W): the same after every epoch."""
+        return next(iter(self.val_loader))[0][:OBSERVED_IMAGES].to(self.world.device)
+
+    def _write_results(self, result: dict[str, Any]) -> None:
+        save_weights(self.learner.model, self.output / WEIGHTS)
+        if self.learner.average is not None:
+            save_weights(self.learner.average.module, self.output / AVERAGED_WEIGHTS)
+        description = {"model": self.recipe.model, "epochs": self.recipe.epochs, "processes": self.world.size}
+        self.report.finish(description | result)
 
 
-def create_val_loader(recipe: Recipe) -> Iterable:
-    """The recipe's validation images at its training size."""
-    dataset = open_dataset(recipe.data_dir, recipe.val_split)
-    batch_size = 2 * recipe.batch_size  # without gradients twice as many fit
-    return create_eval_loader(
-        dataset, eval_data_config(recipe), batch_size, recipe.workers, torch.device(recipe.device)
-    )
-
-
-def train_one_epoch(
-    model: nn.Module, loader: Iterable, optimizer: Optimizer, scheduler: Scheduler, recipe: Recipe, epoch: int
-) -> dict[str, float]:
-    """One pass over `loader`, epochs counted from 0; returns the mean loss, the speed and the last rate."""
-    model.train()
-    criterion = LabelSmoothingCrossEntropy(recipe.label_smoothing)
-    device = torch.device(recipe.device)
-    total_loss, images, start = 0.0, 0, time.perf_counter()
-    progress = tqdm(loader, desc=f"epoch {epoch + 1}", disable=None, leave=False)
-    for step, (batch, labels) in enumerate(progress, start=epoch * len(loader) + 1):
-        if recipe.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            logits = model(batch)  # (B, num_classes)
-        loss = criterion(logits.float(), labels)
-        if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}, expected a finite number")
-        optimizer.zero_grad()
-        loss.backward()
-        if recipe.clip_grad > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-        optimizer.step()
-        scheduler.step_update(step)
-        total_loss += float(loss.detach()) * len(labels)
-        images += len(labels)
-        progress.set_postfix(loss=f"{total_loss / images:.3f}")
-    return {
-        "lr": max(group["lr"] for group in optimizer.param_groups),
-        "train_loss": total_loss / images,
-        "train_images_per_second": images / (time.perf_counter() - start),
-    }
-
-
-def run(recipe: Recipe, output: Path, resume: bool = False) -> dict[str, float]:
+def run(recipe: Recipe, output: Path, resume: str = "auto", wandb: bool = False) -> dict[str, Any]:
     """Train as the recipe says, write everything under `output`, return the final evaluation.
 
-    Raises FileExistsError when `output` holds a run already and `resume` is not asked for.
+    Raises ValueError for a recipe that cannot be trained, FileExistsError when `output` belongs to another
+    run, OSError when a checkpoint cannot be written, and Interrupted after a signal.
     """
-    if checkpoint.list_checkpoints(output) and not resume:
-        raise FileExistsError(
-            f"{output} holds checkpoints of a run, expected --resume or another output folder"
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, output / "recipe.yaml")
+    check_recipe(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    random_seed(recipe.seed)
-    model = build_model(recipe)
-    train_loader, val_loader = create_train_loader(recipe), create_val_loader(recipe)
-    optimizer = create_optimizer(model, recipe)
-    scheduler = create_scheduler(optimizer, recipe, len(train_loader))
-    observed_images = next(iter(val_loader))[0][:OBSERVED_IMAGES]
-
-    def measure() -> dict[str, float]:
-        result = evaluate(model, val_loader, torch.device(recipe.device), recipe.amp, recipe.channels_last)
-        return result | offset_statistics(model, observed_images, recipe.amp)
-
-    first_epoch = checkpoint.load_last_checkpoint(output, model, optimizer)
-    log = TrainingLog(output / "log.jsonl", first_epoch)
-    if recipe.init_from and first_epoch == 0:
-        log.append({"epoch": 0, **prefixed("val_", measure())})
-    scheduler.step_update(first_epoch * len(train_loader))
-    for epoch in range(first_epoch, recipe.epochs):
-        random_seed(recipe.seed + epoch)
-        trained = train_one_epoch(model, train_loader, optimizer, scheduler, recipe, epoch)
-        log.append({"epoch": epoch + 1, **trained, **prefixed("val_", measure())})
-        checkpoint.save_checkpoint(output, epoch + 1, model, optimizer)
-
-    result = measure()
-    checkpoint.save_weights(model, output / checkpoint.WEIGHTS)
-    write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
-    return result
+    with connect(recipe.device) as world, StopSignals() as signals:
+        trainer = Trainer(recipe, output, world, signals, resume, wandb)
+        try:
+            return trainer.train()
+        except Interrupted:
+            saved = list_checkpoints(output)
+            state = f"saved as {saved[-1]}" if saved else "before there was anything to save"
+            raise Interrupted(f"interrupted by a signal, {state}: the same command goes on") from None
+        finally:
+            trainer.report.close()
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="recipe file")
     parser.add_argument("--output", type=Path, help="folder of the run, runs/RECIPE by default")
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the output folder's last checkpoint"
+        "--resume",
+        choices=MODES,
+        default="auto",
+        help="whether to go on from the output folder's last checkpoint",
     )
+    parser.add_argument("--init-from", help="starting weights: a file, a folder, or a timm name with its tag")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe settings to change")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     recipe = load_recipe(arguments.config, arguments.overrides)
-    result = run(recipe, arguments.output or Path("runs") / arguments.config.stem, arguments.resume)
-    print(f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']} images")
+    if arguments.init_from:
+        recipe.init_from = arguments.init_from
+    try:
+        run(
+            recipe,
+            arguments.output or Path("runs") / arguments.config.stem,
+            arguments.resume,
+            arguments.wandb,
+        )
+    except Interrupted as interruption:
+        if os.environ.get("RANK", "0") == "0":
+            print(interruption, file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import dcn_backbones  # noqa: F401  (registers the models)
 from train.checkpoint import load_weights
 from train.command import run_command
 from train.data import create_eval_loader, open_dataset
+from train.distribution import World
 from train.evaluate import evaluate
 from train.results import check_results_file, format_table, write_results
 
@@ -82,7 +83,10 @@ def validate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
     dataset = open_dataset(arguments.data_dir, arguments.split)
     loader = create_eval_loader(dataset, data_config, arguments.batch_size, arguments.workers, device)
-    measured = evaluate(model, loader, device, arguments.amp, arguments.channels_last, description=name)
+    amp_dtype = torch.bfloat16 if arguments.amp else None
+    measured = evaluate(
+        model, loader, World(device=device), amp_dtype, arguments.channels_last, description=name
+    )
     return {
         "model": name,
         **measured,

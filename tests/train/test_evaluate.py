@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from train.data import create_eval_loader, eval_data_config, open_dataset
+from train.distribution import World
 from train.evaluate import evaluate
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def loader_of(recipe, batch_size):
 
 def test_each_image_counts_once_when_the_last_batch_is_short(small_recipe):
     model = Marker(3)
-    result = evaluate(model, loader_of(small_recipe(), batch_size=3), CPU)
+    result = evaluate(model, loader_of(small_recipe(), batch_size=3), World())
     assert result["images"] == len(model.seen) == len(set(model.seen)) == 7
     assert result["top1"] == pytest.approx(100 * 3 / 7)  # the files 0, 3 and 6 are cats
     assert result["top5"] == 100.0
@@ -40,15 +41,15 @@ def test_loss_is_the_mean_over_images_whatever_the_batch_size(small_recipe):
     probability = torch.tensor([2.0, 0.0, 0.0]).softmax(0)
     expected = -(3 * probability[0].log() + 4 * probability[1].log()) / 7
     for batch_size in (3, 7):
-        result = evaluate(Marker(3), loader_of(small_recipe(), batch_size), CPU)
+        result = evaluate(Marker(3), loader_of(small_recipe(), batch_size), World())
         assert result["loss"] == pytest.approx(expected.item())
 
 
 def test_label_that_the_model_lacks_is_an_error(small_recipe):
     with pytest.raises(ValueError, match="labels from 0 to 2 .* expected 0 to 1"):
-        evaluate(Marker(2), loader_of(small_recipe(), batch_size=7), CPU)
+        evaluate(Marker(2), loader_of(small_recipe(), batch_size=7), World())
 
 
 def test_empty_loader_is_an_error():
     with pytest.raises(ValueError, match="no images"):
-        evaluate(Marker(2), [], CPU)
+        evaluate(Marker(2), [], World())

@@ -54,3 +54,17 @@ def test_value_beyond_float16_is_an_error(small_recipe, tmp_path):
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="bias .* does not fit float16"):
         float16_model(recipe, tmp_path / "model.safetensors")
+
+
+def test_average_is_exported_and_the_card_tells_how_it_was_made(deformable_recipe, tmp_path):
+    recipe = deformable_recipe(ema_decay=0.5, epochs=1, loss="bce", cutmix=1.0, data_terms="ours")
+    run(recipe, tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "dcnv2_resnet18.mean", recipe.data_dir, averaged=True)
+    exported = load_file(tmp_path / "dcnv2_resnet18.mean" / "model.safetensors")
+    averaged = load_file(tmp_path / "run" / "model_ema.safetensors")
+    assert all(torch.equal(tensor, averaged[name].to(tensor.dtype)) for name, tensor in exported.items())
+    assert not torch.equal(
+        averaged["fc.weight"], load_file(tmp_path / "run" / "model.safetensors")["fc.weight"]
+    )
+    card = (tmp_path / "dcnv2_resnet18.mean" / "README.md").read_text()
+    assert "binary cross-entropy" in card and "cutmix 1.0" in card and "2 of them a step" in card

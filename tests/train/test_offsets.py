@@ -1,22 +1,27 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 import dcn_backbones  # noqa: F401  (registers the models)
-from train.offsets import offset_statistics
+from dcn_backbones.layers import DeformConv2d
+from train.offsets import constrain_offsets, offset_penalty, offset_statistics, offset_warning
 
 
 @pytest.mark.parametrize("name", ["dcnv1_resnet18", "dcnv2_resnet18"])
 def test_statistics_are_of_the_offsets_and_not_of_the_mask(name):
     model = timm.create_model(name, num_classes=3)
     images = torch.randn(1, 3, 32, 32)
-    assert offset_statistics(model, images) == {"offset_mean": 0.0, "offset_p99": 0.0}
+    zeros = {"offset_mean": 0.0, "offset_p99": 0.0, "offset_outside": 0.0}
+    assert offset_statistics(model, images) == zeros
 
     layer = model.layer4[1].conv2
     with torch.no_grad():
         layer.conv_offset.bias.fill_(50.0)
         layer.conv_offset.bias[:18].fill_(-2.0)
-    assert offset_statistics(model, images) == pytest.approx({"offset_mean": 2.0, "offset_p99": 2.0})
+    # one unit on an input of one pixel: of its 9 samples only the middle one was inside, and it has left
+    expected = {"offset_mean": 2.0, "offset_p99": 2.0, "offset_outside": 1 / 9}
+    assert offset_statistics(model, images) == pytest.approx(expected)
 
 
 def test_percentile_and_mean_differ_where_few_offsets_are_large():
@@ -24,7 +29,7 @@ def test_percentile_and_mean_differ_where_few_offsets_are_large():
     with torch.no_grad():
         model.layer4[1].conv2.conv_offset.bias[0] = 9.0
     statistics = offset_statistics(model, torch.randn(1, 3, 32, 32))
-    assert statistics == pytest.approx({"offset_mean": 0.5, "offset_p99": 9.0})
+    assert statistics["offset_mean"] == pytest.approx(0.5) and statistics["offset_p99"] == 9.0
 
 
 def test_plain_model_has_none_and_no_hook_stays():
@@ -33,3 +38,70 @@ def test_plain_model_has_none_and_no_hook_stays():
     model = timm.create_model("dcnv1_resnet18", num_classes=3)
     offset_statistics(model, torch.randn(1, 3, 32, 32))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def brute_force_share(layer, offsets, height, width):
+    """Sample by sample, as the operator walks: offsets (1, 2*G*K, H_out, W_out)."""
+    (kernel_height, kernel_width), channels = layer.kernel_size, offsets.shape[1] // 2
+    left = 0
+    for sample in range(channels):
+        row, column = divmod(sample % (kernel_height * kernel_width), kernel_width)
+        for y in range(offsets.shape[2]):
+            for x in range(offsets.shape[3]):
+                start_y = y * layer.stride[0] - layer.padding[0] + row * layer.dilation[0]
+                start_x = x * layer.stride[1] - layer.padding[1] + column * layer.dilation[1]
+                end_y = start_y + float(offsets[0, 2 * sample, y, x])
+                end_x = start_x + float(offsets[0, 2 * sample + 1, y, x])
+                was_inside = 0 <= start_y < height and 0 <= start_x < width
+                left += was_inside and not (-1 < end_y < height and -1 < end_x < width)
+    return left / (channels * offsets.shape[2] * offsets.shape[3])
+
+
+def test_share_outside_counts_samples_that_have_left_the_image():
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), offset_groups=2)
+    nn.init.normal_(layer.conv_offset.weight, std=0.5)
+    images = torch.randn(1, 4, 9, 7)
+    expected = brute_force_share(layer, layer.conv_offset(images), 9, 7)
+    assert 0.05 < expected < 0.95
+    assert offset_statistics(nn.Sequential(layer), images)["offset_outside"] == pytest.approx(expected)
+
+
+def test_warning_comes_long_before_offsets_explode():
+    torch.manual_seed(0)
+    model = timm.create_model("dcnv2_resnet18.tin100", pretrained=True)
+    images = torch.randn(2, 3, 96, 96)
+    assert offset_warning(offset_statistics(model, images)) == ""
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            module.conv_offset.weight.data *= 30
+    statistics = offset_statistics(model, images)
+    assert statistics["offset_mean"] < 100
+    assert "offsets have moved" in offset_warning(statistics)
+    assert offset_warning({}) == ""
+
+
+@pytest.mark.parametrize("name", ["dcnv1_resnet18", "dcnv2_resnet18"])
+def test_clamp_bounds_offsets_and_leaves_the_mask(name):
+    model = timm.create_model(name, num_classes=3)
+    layer = model.layer4[1].conv2
+    nn.init.constant_(layer.conv_offset.bias, 5.0)
+    constrain_offsets(model, clamp=1.5, penalty=0.0)
+    output = layer.conv_offset(torch.randn(1, 512, 4, 4))
+    assert (output[:, :18] == 1.5).all() and (output[:, 18:] == 5.0).all()
+    assert offset_statistics(model, torch.randn(1, 3, 32, 32))["offset_mean"] == 1.5
+
+
+def test_penalty_is_the_mean_square_of_each_layer_and_reaches_its_offsets():
+    model = timm.create_model("dcnv2_resnet18", num_classes=3).train()
+    constrain_offsets(model, clamp=0.0, penalty=0.1)
+    layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
+    for number, layer in enumerate(layers):
+        nn.init.constant_(layer.conv_offset.bias, float(number))
+    model(torch.randn(2, 3, 32, 32))
+    penalty = offset_penalty(model)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(0.1 * sum(number**2 for number in range(len(layers))))
+    assert all((layer.conv_offset.bias.grad[:18] > 0).all() for layer in layers[1:])
+    assert all((layer.conv_offset.bias.grad[18:] == 0).all() for layer in layers)
+    assert offset_penalty(model) == 0  # paid once

@@ -12,7 +12,7 @@ def model():
 
 
 def test_every_parameter_is_in_exactly_one_group(model):
-    groups = parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.1)
+    groups = parameter_groups(model, Recipe(weight_decay=0.1, offset_lr_scale=0.1))
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
@@ -20,7 +20,7 @@ def test_every_parameter_is_in_exactly_one_group(model):
 def test_offset_parameters_are_scaled_and_vectors_do_not_decay(model):
     group_of = {
         id(parameter): group
-        for group in parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.25)
+        for group in parameter_groups(model, Recipe(weight_decay=0.1, offset_lr_scale=0.25))
         for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():
@@ -32,7 +32,7 @@ def test_offset_parameters_are_scaled_and_vectors_do_not_decay(model):
 def test_frozen_parameters_are_left_out():
     model = timm.create_model("test_resnet", num_classes=3)
     model.conv1.requires_grad_(False)
-    groups = parameter_groups(model, weight_decay=0.1, offset_lr_scale=0.1)
+    groups = parameter_groups(model, Recipe(weight_decay=0.1, offset_lr_scale=0.1))
     frozen = {id(parameter) for parameter in model.conv1.parameters()}
     assert frozen.isdisjoint(id(parameter) for group in groups for parameter in group["params"])
 

@@ -1,0 +1,92 @@
+"""Training runs in processes of their own, which can be killed; torch is imported once for all of them."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from train.checkpoint import list_checkpoints
+from train.recipe import Recipe, save_recipe
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["train.train"])
+
+DEADLINE = 60.0  # seconds, for what takes two
+
+
+def start_run(recipe: Recipe, output: Path, *arguments: str, file_limit: int | None = None) -> BaseProcess:
+    """`train.py` on a recipe; stderr goes to `OUTPUT.stderr`. `file_limit` is the largest file, in bytes."""
+    config = output.with_suffix(".yaml")
+    save_recipe(recipe, config)
+    command = ["train.py", "--config", str(config), "--output", str(output), *arguments]
+    process = context.Process(target=_train, args=(command, output.with_suffix(".stderr"), file_limit))
+    process.start()
+    return process
+
+
+def start_processes(size: int, recipe: Recipe, output: Path) -> list[BaseProcess]:
+    """`train.py` in `size` connected processes, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+        environment = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "localhost"}
+        process = context.Process(target=_run_connected, args=(environment, recipe, output))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def finish(*processes: BaseProcess) -> list[int]:
+    """The exit statuses."""
+    for process in processes:
+        process.join(DEADLINE)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def wait_until(condition: Callable[[], bool], process: BaseProcess) -> None:
+    """Return when the condition holds or the process has ended."""
+    end = time.monotonic() + DEADLINE
+    while process.is_alive() and not condition():
+        assert time.monotonic() < end, "nothing has happened for a minute"
+        time.sleep(0.001)
+
+
+def wait_for_checkpoints(output: Path, count: int, process: BaseProcess) -> None:
+    """Return when `count` more checkpoints have appeared."""
+    for _ in range(count):
+        known = list_checkpoints(output)[-1:]
+        wait_until(lambda known=known: list_checkpoints(output)[-1:] != known, process)
+
+
+def _train(command: list[str], stderr: Path, file_limit: int | None) -> None:
+    torch.set_num_threads(1)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # forkserver's children ignore it
+    sys.argv = command
+    from train.command import run_command
+    from train.train import main
+
+    run_command(main)
+
+
+def _run_connected(environment: dict[str, str], recipe: Recipe, output: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    from train.train import run
+
+    run(recipe, output)

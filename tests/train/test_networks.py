@@ -1,0 +1,49 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from train.networks import build_model, start_model
+
+IMAGES = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+
+
+@pytest.fixture
+def plain(deformable_recipe):
+    torch.manual_seed(0)
+    return build_model(deformable_recipe(), deformable=False).eval()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_plain_weights_start_a_deformable_network_exactly(as_folder, plain, deformable_recipe, tmp_path):
+    save_file(plain.state_dict(), tmp_path / "model.safetensors")
+    model = build_model(deformable_recipe()).eval()
+    start_model(model, str(tmp_path if as_folder else tmp_path / "model.safetensors"))
+    torch.testing.assert_close(model(IMAGES), plain(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_classifier_of_other_classes_is_left_out(plain, deformable_recipe, tmp_path):
+    save_file(plain.state_dict(), tmp_path / "model.safetensors")
+    model = build_model(deformable_recipe(num_classes=5))
+    fresh = model.fc.weight.detach().clone()
+    start_model(model, str(tmp_path))
+    assert torch.equal(model.fc.weight, fresh) and torch.equal(model.conv1.weight, plain.conv1.weight)
+
+
+def test_timm_name_starts_as_pretrained_does(deformable_recipe):
+    expected = timm.create_model("dcnv2_resnet18.tin100", pretrained=True).state_dict()
+    model = build_model(deformable_recipe(model_kwargs={}, num_classes=100))
+    start_model(model, "dcnv2_resnet18.tin100")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["no/such/file.safetensors", "resnet18.no_such_tag", "dreamnet.a1_in1k"])
+def test_start_that_does_not_exist_is_an_error(name, plain):
+    with pytest.raises(FileNotFoundError, match=f"init_from '{name}' does not exist"):
+        start_model(plain, name)
+
+
+def test_weights_of_another_network_are_an_error(plain, tmp_path):
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="weights are of another model"):
+        start_model(plain, str(tmp_path))

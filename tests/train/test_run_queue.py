@@ -1,0 +1,131 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from train.recipe import save_recipe
+from train.run_queue import QueuedRun, describe_state, locked, read_queue
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def queue(small_recipe, tmp_path):
+    """A queue file of two runs: `first` of 2 short epochs, `second` of `epochs`."""
+
+    def write(epochs=2):
+        save_recipe(small_recipe(), tmp_path / "first.yaml")
+        save_recipe(small_recipe(epochs=epochs), tmp_path / "second.yaml")
+        entries = [
+            {
+                "config": str(tmp_path / f"{name}.yaml"),
+                "output": str(tmp_path / name),
+                "overrides": ["lr=0.01"],
+            }
+            for name in ("first", "second")
+        ]
+        (tmp_path / "queue.yaml").write_text(yaml.safe_dump(entries))
+        return tmp_path / "queue.yaml"
+
+    return write
+
+
+def start(queue, *arguments):
+    command = [sys.executable, "train/run_queue.py", str(queue), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(folder, process):
+    while not list(folder.glob("checkpoint-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_stopped_queue_goes_on_where_it_was(queue, tmp_path):
+    epochs = 20
+    path = queue(epochs)
+    assert [describe_state(run) for run in read_queue(path)] == ["not started", "not started"]
+
+    process = start(path, "--minutes", "10")
+    wait_for_checkpoint(tmp_path / "second", process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "first: done, top-1" in output and f"of {epochs} epochs" in output
+    assert "stopped after" in describe_state(read_queue(path)[1])
+
+    process = start(path, "--minutes", "10")
+    assert process.wait(timeout=120) == 0
+    assert "second: done, top-1" in process.communicate()[0]
+
+
+def test_time_that_is_up_stops_the_run(queue, tmp_path):
+    begin = time.monotonic()
+    process = start(queue(100_000), "--minutes", "0.1")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert time.monotonic() - begin > 6
+    assert "running" not in output and "second: done" not in output
+
+
+def test_run_of_a_killed_queue_is_running_until_it_ends_itself(queue, tmp_path):
+    path = queue(100_000)
+    process = start(path, "--minutes", "10")
+    wait_for_checkpoint(tmp_path / "second", process)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.kill()
+    process.wait()
+    run = read_queue(path)[1]
+    assert describe_state(run).startswith("running after")
+    os.kill(child, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while describe_state(run).startswith("running") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert describe_state(run).startswith("stopped after")
+
+
+def test_lock_is_held_by_one(tmp_path):
+    with locked(tmp_path / "run", create=True) as first, locked(tmp_path / "run") as second:
+        assert first and second is None
+    with locked(tmp_path / "run") as third:
+        assert third
+
+
+def test_failing_run_is_reported_and_the_next_one_trained(queue, tmp_path):
+    path = queue()
+    entries = yaml.safe_load(path.read_text())
+    entries[0]["overrides"].append("data_dir=absent")
+    path.write_text(yaml.safe_dump(entries))
+    process = start(path, "--minutes", "10")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "data source 'absent' does not exist" in errors and "first: exit status 1" in errors
+    assert "first: not started" in output and "second: done" in output
+
+
+def test_several_processes_are_started_by_torchrun():
+    command = QueuedRun("recipe.yaml", processes=2).command("cpu")
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    assert command[-3:] == ["--output", "runs/recipe", "device=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: resnet18", "holds a dict, expected a list of runs"),
+        ("- output: runs/x", "expected config and any of config, output, overrides, processes"),
+        ("- {config: a.yaml, minutes: 3}", "has the entry .*minutes"),
+        ("- config: a.yaml\n- config: a.yaml", "several runs in runs/a"),
+        ("- {config: RECIPE, overrides: [epoch=3]}", "unknown recipe key 'epoch'"),
+    ],
+)
+def test_wrong_queue_is_one_sentence(text, message, small_recipe, tmp_path):
+    save_recipe(small_recipe(), tmp_path / "recipe.yaml")
+    (tmp_path / "queue.yaml").write_text(text.replace("RECIPE", str(tmp_path / "recipe.yaml")))
+    with pytest.raises(ValueError, match=message):
+        read_queue(tmp_path / "queue.yaml")

@@ -1,0 +1,180 @@
+"""Work through a list of runs for a while: those that are done are skipped, the others go on where they were.
+
+python train/run_queue.py QUEUE.yaml                 shows the state of every run
+python train/run_queue.py QUEUE.yaml --minutes 60    trains, in the order of the list
+
+QUEUE.yaml is a list of runs: `config`, and if wanted `output` (runs/RECIPE), `overrides` (a list of
+key=value) and `processes` (1). All state is in the runs' own folders: copy them,
+and the queue goes on elsewhere.
+
+Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
+"""
+
+import argparse
+import fcntl
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from train.checkpoint import list_checkpoints
+from train.command import run_command
+from train.recipe import Recipe, load_recipe
+from train.signals import INTERRUPTED, StopSignals
+
+LOCK = ".lock"
+
+
+@dataclass
+class QueuedRun:
+    """One entry of the list."""
+
+    config: str
+    output: str = ""
+    overrides: list[str] = field(default_factory=list)
+    processes: int = 1
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or Path("runs") / Path(self.config).stem)
+
+    def recipe(self, device: str) -> Recipe:
+        """The recipe as it will be trained; raises ValueError or OSError."""
+        return load_recipe(self.config, self._overrides(device))
+
+    def command(self, device: str) -> list[str]:
+        """What trains this run, on `device` where one is given."""
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
+        return [
+            sys.executable,
+            *(launcher if self.processes > 1 else []),
+            str(Path(__file__).with_name("train.py")),
+            *("--config", self.config, "--output", str(self.folder)),
+            *self._overrides(device),
+        ]
+
+    def _overrides(self, device: str) -> list[str]:
+        return [*self.overrides, *([f"device={device}"] if device else [])]
+
+
+def read_queue(path: Path, device: str = "") -> list[QueuedRun]:
+    """Read the list and every recipe in it; raises ValueError for what cannot be trained."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path} holds a {type(entries).__name__}, expected a list of runs")
+    runs = [_read_entry(path, entry) for entry in entries]
+    folders = [run.folder.resolve() for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"{path} has several runs in {run.folder}, expected an output folder for each")
+        run.recipe(device)
+    return runs
+
+
+def _read_entry(path: Path, entry: Any) -> QueuedRun:
+    known = QueuedRun.__dataclass_fields__
+    if not isinstance(entry, dict) or "config" not in entry or not entry.keys() <= known.keys():
+        raise ValueError(f"{path} has the entry {entry!r}, expected config and any of {', '.join(known)}")
+    return QueuedRun(**entry)
+
+
+def is_done(run: QueuedRun) -> bool:
+    """Whether the run has its results, the last file that it writes."""
+    return (run.folder / "results.json").is_file()
+
+
+def describe_state(run: QueuedRun, device: str = "") -> str:
+    """How far a run is, read from its folder."""
+    if is_done(run):
+        result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+        return f"done, top-1 {result['top1']:.2f} %"
+    with locked(run.folder) as free:
+        state = "stopped" if free else "running"
+    checkpoints = list_checkpoints(run.folder)
+    if not checkpoints:
+        return "not started" if free else state
+    epochs, images = (int(number) for number in re.findall(r"\d+", checkpoints[-1].name))
+    return f"{state} after {epochs} of {run.recipe(device).epochs} epochs and {images} images"
+
+
+@contextmanager
+def locked(folder: Path, create: bool = False) -> Iterator[Any]:
+    """A run's lock, or None if another process holds it. Without `create`, a folder without one is free.
+
+    The kernel releases the lock with the last process that has the file open, however it ends.
+    """
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not (folder / LOCK).exists():
+        yield folder
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
+
+
+def train_until(run: QueuedRun, deadline: float, device: str, signals: StopSignals) -> int | None:
+    """Train a run until its end, `deadline` (time.monotonic) or a signal; None if it is running already."""
+    with locked(run.folder, create=True) as lock:
+        if lock is None:
+            return None
+        # The child holds the lock too, for the case that it outlives this process.
+        process = subprocess.Popen(run.command(device), pass_fds=[lock.fileno()])
+        while process.poll() is None:
+            if time.monotonic() >= deadline or signals.received:
+                process.send_signal(signal.SIGTERM)
+                return INTERRUPTED if process.wait() else 0
+            time.sleep(0.1)
+        return process.returncode
+
+
+def work(runs: list[QueuedRun], minutes: float, device: str = "") -> int:
+    """Train what is not done; returns the exit status of the queue."""
+    deadline, failed = time.monotonic() + 60 * minutes, False
+    with StopSignals() as signals:
+        for run in runs:
+            if is_done(run):
+                continue
+            if time.monotonic() >= deadline or signals.received:
+                break
+            status = train_until(run, deadline, device, signals)
+            failed |= status not in (None, 0, INTERRUPTED)
+            if status not in (None, 0):
+                print(f"{run.folder}: exit status {status}", file=sys.stderr)
+    if failed:
+        return 1
+    return 0 if all(is_done(run) for run in runs) else INTERRUPTED
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("queue", type=Path, help="YAML file with a list of runs")
+    parser.add_argument("--minutes", type=float, help="how long to train")
+    parser.add_argument("--device", default="", choices=["", "cpu", "cuda"], help="in place of the recipes'")
+    arguments = parser.parse_args()
+    runs = read_queue(arguments.queue, arguments.device)
+    status = 0 if arguments.minutes is None else work(runs, arguments.minutes, arguments.device)
+    for run in runs:
+        print(f"{run.folder}: {describe_state(run, arguments.device)}")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run_command(main)
