@@ -177,12 +177,12 @@ class Trainer:
             )
         self.progress.add(values)
         measured, speed = self.progress.measured(), values[2] / max(seconds, 1e-9)
-        bar.set_postfix(
-            loss=f"{measured['train_loss']:.3f}",
-            top1=f"{measured['train_top1']:.1f}%",
-            images_s=f"{speed:.0f}",
-            refresh=False,
-        )
+        shown = {
+            "loss": f"{measured['train_loss']:.3f}",
+            "top-1": f"{measured['train_top1']:.1f} %",
+            "images/s": f"{speed:.0f}",
+        }
+        bar.set_postfix(shown, refresh=False)
         curves = {"loss": values[0] / values[2], "lr": self.learner.rate, "images_per_second": speed}
         self.report.step(step, curves)
 

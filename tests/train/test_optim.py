@@ -1,8 +1,9 @@
 import pytest
 import timm
+import torch
 
 import dcn_backbones  # noqa: F401  (registers the models)
-from train.optim import create_optimizer, create_scheduler, parameter_groups
+from train.optim import create_optimizer, create_scheduler, load_optimizer_state, parameter_groups
 from train.recipe import Recipe
 
 
@@ -27,6 +28,30 @@ def test_offset_parameters_are_scaled_and_vectors_do_not_decay(model):
         group = group_of[id(parameter)]
         assert group["lr_scale"] == (0.25 if "conv_offset" in name else 1.0), name
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_offsets_decay_by_their_own_setting(model):
+    recipe = Recipe(weight_decay=0.1, offset_weight_decay=0.0, lr=1.0)
+    optimizer = create_optimizer(model, recipe)
+    decay_of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    layer = model.layer4[1].conv2
+    assert decay_of[id(layer.conv_offset.weight)] == 0.0 and decay_of[id(layer.weight)] == 0.1
+    other = create_optimizer(model, Recipe(weight_decay=0.1, offset_weight_decay=0.02))
+    assert {group["weight_decay"] for group in other.param_groups} == {0.0, 0.02, 0.1}
+
+
+def test_loaded_state_keeps_counters_and_takes_the_recipes_settings(model):
+    trained = create_optimizer(model, Recipe(opt="lamb", weight_decay=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    trained.step()
+    recipe = Recipe(opt="lamb", weight_decay=0.3)
+    resumed = create_optimizer(model, recipe)
+    load_optimizer_state(resumed, trained.state_dict(), recipe)
+    assert [int(group["step"]) for group in resumed.param_groups] == [1] * len(resumed.param_groups)
+    assert {group["weight_decay"] for group in resumed.param_groups} == {0.0, 0.3}
+    first = next(iter(model.parameters()))
+    assert torch.equal(resumed.state[first]["exp_avg"], trained.state[first]["exp_avg"])
 
 
 def test_frozen_parameters_are_left_out():
