@@ -62,8 +62,7 @@ class EncodedStream:
     def read(self, epoch: int) -> Iterator[tuple[str, bytes, int]]:
         """The images of an epoch, the same however often it is read."""
         self.reader.set_epoch(epoch)
-        self.reader.ds = None  # with the shuffle buffer's generator of an earlier epoch
-        self.reader._lazy_init()
+        self.reader._lazy_init()  # again: the shuffle buffer's generator remembers the epoch before
         self.reader.ds = _encoded_samples(self.reader) if self.is_wds else _encoded_rows(self.reader)
         for (name, encoded), target in self.reader:
             yield name, encoded, target

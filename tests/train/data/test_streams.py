@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import tarfile
+from itertools import product
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_ranks_share_the_images(workers, shards, stream_recipe):
     ranks = [numbers(create_train_loader(recipe, rank, 2)) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1])
     assert sorted(number for rank in ranks for batch in rank for number in batch) == list(range(IMAGES))
+
+
+def test_epoch_goes_on_behind_a_damaged_image_with_the_same_augmentation(shards, stream_recipe):
+    settings = {"random_erasing": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3}
+    loader = create_train_loader(stream_recipe(shards(damaged=range(0, IMAGES, 5)), **settings))
+    for epoch, first_batch in product(range(4), range(len(loader))):
+        loader.set_epoch(epoch)
+        whole = [images for images, _ in loader]
+        loader.set_epoch(epoch, first_batch)
+        rest = [images for images, _ in loader]
+        assert all(torch.equal(*pair) for pair in zip(rest[:-1], whole[first_batch:-1], strict=True))
 
 
 def test_augmentation_belongs_to_the_image_not_to_its_place(shards, stream_recipe):
