@@ -12,7 +12,7 @@ from train.data.finish import BatchFinisher
 from train.data.images import Batch, EvaluationImages, collate
 from train.data.sources import ImageSource, check_labels, check_same_classes, is_stream, open_dataset
 from train.data.streams import EncodedStream, StreamImages
-from train.data.workers import create_worker_loader
+from train.data.workers import create_worker_loader, leave_process_group
 from train.recipe import Recipe
 
 
@@ -105,4 +105,10 @@ def _stream_batches(
     stream.share(0, 1, workers)
     images = StreamImages(stream, transform, seed=0, training=False)
     images.first, images.step = rank, world_size
-    return DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=leave_process_group,
+    )

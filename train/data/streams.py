@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from train.data.images import Batch, Sample, collate
 from train.data.seeding import derive_seed, seeded
 from train.data.sources import DamagedImageError, describe_damage
+from train.data.workers import leave_process_group
 from train.recipe import Recipe
 
 
@@ -184,6 +185,7 @@ class StreamBatches:
             drop_last=True,
             pin_memory=self.recipe.device.startswith("cuda"),
             generator=torch.Generator().manual_seed(seed),
+            worker_init_fn=leave_process_group,
         )
 
 
