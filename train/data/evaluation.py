@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from timm.data import create_transform
-from torch.utils.data import DataLoader
 
 from train.data.finish import BatchFinisher
-from train.data.images import Batch, EvaluationImages, collate
+from train.data.images import Batch, EvaluationImages
 from train.data.sources import ImageSource, check_labels, check_same_classes, is_stream, open_dataset
 from train.data.streams import EncodedStream, StreamImages
-from train.data.workers import create_worker_loader, leave_process_group
+from train.data.workers import create_worker_loader
 from train.recipe import Recipe
 
 
@@ -84,11 +83,13 @@ def create_eval_loader(
     """
     transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
     if isinstance(source, EncodedStream):
-        batches = _stream_batches(source, transform, batch_size, workers, rank, world_size)
+        images = _stream_share(source, transform, workers, rank, world_size)
+        batching = {"batch_size": batch_size}
     else:
         images = EvaluationImages(source, transform)
         share = _share(len(source), batch_size, rank, world_size)
-        batches = create_worker_loader(images, share, workers, device)
+        batching = {"batch_sampler": share, "persistent_workers": workers > 0}
+    batches = create_worker_loader(images, workers, device, **batching)
     return EvalLoader(batches, BatchFinisher(device, data_config["mean"], data_config["std"], max_damaged))
 
 
@@ -98,17 +99,11 @@ def _share(images: int, batch_size: int, rank: int, world_size: int) -> list[lis
     return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
 
 
-def _stream_batches(
-    stream: EncodedStream, transform: Any, batch_size: int, workers: int, rank: int, world_size: int
-) -> DataLoader:
+def _stream_share(
+    stream: EncodedStream, transform: Any, workers: int, rank: int, world_size: int
+) -> StreamImages:
     """Every rank reads the whole stream, as shards hardly split evenly, and decodes its share only."""
     stream.share(0, 1, workers)
     images = StreamImages(stream, transform, seed=0, training=False)
     images.first, images.step = rank, world_size
-    return DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=leave_process_group,
-    )
+    return images

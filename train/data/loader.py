@@ -67,7 +67,14 @@ def _open_by_index(recipe: Recipe, rank: int, world_size: int) -> tuple[Iterable
         len(source), recipe.batch_size, recipe.seed, recipe.repeated_augmentation, rank, world_size
     )
     images = TrainingImages(source, train_transform(recipe), recipe.seed, recipe.max_damaged)
-    return create_worker_loader(images, order, recipe.workers, torch.device(recipe.device)), order
+    batches = create_worker_loader(
+        images,
+        recipe.workers,
+        torch.device(recipe.device),
+        batch_sampler=order,
+        persistent_workers=recipe.workers > 0,
+    )
+    return batches, order
 
 
 def _maybe_cached(source: ImageSource, recipe: Recipe) -> ImageSource | MemoryCache:

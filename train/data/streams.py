@@ -17,10 +17,10 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import DataLoader, IterableDataset
 
-from train.data.images import Batch, Sample, collate
+from train.data.images import Batch, Sample
 from train.data.seeding import derive_seed, seeded
 from train.data.sources import DamagedImageError, describe_damage
-from train.data.workers import leave_process_group
+from train.data.workers import create_worker_loader
 from train.recipe import Recipe
 
 
@@ -177,15 +177,13 @@ class StreamBatches:
             yield batch
 
     def _loader(self, seed: int) -> DataLoader:
-        return DataLoader(
+        return create_worker_loader(
             self.images,
+            self.recipe.workers,
+            torch.device(self.recipe.device),
             batch_size=self.order.batch_size,
-            num_workers=self.recipe.workers,
-            collate_fn=collate,
             drop_last=True,
-            pin_memory=self.recipe.device.startswith("cuda"),
             generator=torch.Generator().manual_seed(seed),
-            worker_init_fn=leave_process_group,
         )
 
 
