@@ -267,7 +267,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--init-from", help="starting weights: a file, a folder, or a timm name with its tag")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe settings to change")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # settings before and after options
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,10 +35,7 @@ def start_run(recipe: Recipe, output: Path, *arguments: str, file_limit: int | N
 
 def start_processes(size: int, recipe: Recipe, output: Path) -> list[BaseProcess]:
     """`train.py` in `size` connected processes, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = []
+    port, processes = free_port(), []
     for rank in range(size):
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
         environment = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "localhost"}
@@ -45,6 +43,13 @@ def start_processes(size: int, recipe: Recipe, output: Path) -> list[BaseProcess
         process.start()
         processes.append(process)
     return processes
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def finish(*processes: BaseProcess) -> list[int]:
@@ -56,10 +61,10 @@ def finish(*processes: BaseProcess) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def wait_until(condition: Callable[[], bool], process: BaseProcess) -> None:
+def wait_until(condition: Callable[[], bool], process: BaseProcess | subprocess.Popen) -> None:
     """Return when the condition holds or the process has ended."""
     end = time.monotonic() + DEADLINE
-    while process.is_alive() and not condition():
+    while _runs(process) and not condition():
         assert time.monotonic() < end, "nothing has happened for a minute"
         time.sleep(0.001)
 
@@ -69,6 +74,10 @@ def wait_for_checkpoints(output: Path, count: int, process: BaseProcess) -> None
     for _ in range(count):
         known = list_checkpoints(output)[-1:]
         wait_until(lambda known=known: list_checkpoints(output)[-1:] != known, process)
+
+
+def _runs(process: BaseProcess | subprocess.Popen) -> bool:
+    return process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
 
 
 def _train(command: list[str], stderr: Path, file_limit: int | None) -> None:

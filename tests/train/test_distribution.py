@@ -1,11 +1,17 @@
 """Several processes against one, on the CPU with gloo."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from spawning import finish, start_processes
+from spawning import DEADLINE, finish, free_port, start_processes, wait_until
 from torch import nn
 
 from train.checkpoint import WEIGHTS, list_checkpoints, load_state
@@ -15,6 +21,7 @@ from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model
 from train.random_state import seed_epoch
+from train.recipe import save_recipe
 from train.results import read_log
 from train.train import run
 
@@ -106,3 +113,38 @@ def test_frozen_batch_norm_keeps_its_statistics(deformable_recipe, tmp_path):
     model.load_state_dict(load_file(tmp_path / "run" / WEIGHTS))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all((norm.running_mean == 0).all() and (norm.running_var == 1).all() for norm in norms)
+
+
+def start_machine(port, config, output, errors):
+    """torchrun as it is started on each of two machines, with one process; ranks stand in its stderr."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "3"]
+    script = [str(Path(__file__).parents[2] / "train" / "train.py"), "--config", config, "--output", output]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen([*launcher, *rendezvous, *script], env=environment, stderr=errors.open("w"))
+
+
+def children(process):
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(number) for number in re.findall(r"\d+", found)]
+
+
+def test_a_process_that_dies_on_one_of_two_machines_is_restarted(deformable_recipe, tmp_path):
+    settings = {**EXACT, "accumulate": 1, "checkpoint_every_steps": 1, "epochs": 6}
+    config, output, port = tmp_path / "recipe.yaml", tmp_path / "killed", free_port()
+    save_recipe(deformable_recipe(**settings), config)
+    logs = [tmp_path / "first.stderr", tmp_path / "second.stderr"]
+    machines = [start_machine(port, str(config), str(output), log) for log in logs]
+    try:
+        wait_until(lambda: len(list_checkpoints(output)) > 0, machines[1])
+        (process,) = children(machines[1])
+        os.kill(process, signal.SIGKILL)
+        assert [machine.wait(DEADLINE) for machine in machines] == [0, 0], logs[0].read_text()
+    finally:
+        for machine in machines:
+            machine.terminate()
+    assert "exitcode: -9" in logs[1].read_text()
+    whole = tmp_path / "whole"
+    assert finish(*start_processes(2, deformable_recipe(**settings), whole)) == [0, 0]
+    found, expected = load_file(output / WEIGHTS), load_file(whole / WEIGHTS)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
