@@ -34,7 +34,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError(f"{key} is {getattr(recipe, key)}, expected at least {smallest}")
     if recipe.opt.lower() not in list_optimizers():
         raise ValueError(f"opt is {recipe.opt!r}, expected one of {', '.join(list_optimizers())}")
-    for key in ("ema_decay", "teacher_weight", "label_smoothing"):
+    for key in ("ema_decay", "teacher_weight", "label_smoothing", "train_share", "holdout"):
         if not 0 <= getattr(recipe, key) <= 1:
             raise ValueError(f"{key} is {getattr(recipe, key)}, expected 0 to 1")
     if recipe.device == "cuda" and not torch.cuda.is_available():

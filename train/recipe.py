@@ -23,6 +23,8 @@ class Recipe:
     data_dir: str = "data"
     train_split: str = "train"
     val_split: str = "validation"
+    train_share: float = 1.0  # of the training images, of every class alike
+    holdout: float = 0.0  # share of the training images that is evaluated in place of val_split
     data_terms: str = ""  # what the data may be used for; travels with the weights
     img_size: int = 224
     eval_img_size: int = 0  # 0 is img_size

@@ -61,14 +61,20 @@ def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
 
 
 def format_table(results: Sequence[dict[str, Any]]) -> str:
-    """A header, then one line for each model."""
-    width = max(len("model"), *(len(result["model"]) for result in results))
+    """A header, then one line for each model and kind of images."""
+    names = [_row_name(result) for result in results]
+    width = max(len("model"), *map(len, names))
     lines = [f"{'model':<{width}}  top-1 %  top-5 %    loss  images/s  params (M)"]
-    for result in results:
+    for name, result in zip(names, results, strict=True):
         accuracy = f"{result['top1']:7.2f}  {result['top5']:7.2f}  {result['loss']:6.3f}"
         cost = f"{result['images_per_second']:8.1f}  {result['parameters_millions']:10.2f}"
-        lines.append(f"{result['model']:<{width}}  {accuracy}  {cost}")
+        lines.append(f"{name:<{width}}  {accuracy}  {cost}")
     return "\n".join(lines)
+
+
+def _row_name(result: dict[str, Any]) -> str:
+    changed = result.get("perturbation", "none") != "none"
+    return f"{result['model']}, {result['perturbation']}" if changed else result["model"]
 
 
 def format_history(records: Sequence[dict[str, Any]], rows: int = 12) -> str:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,26 +49,24 @@ class QueuedRun:
     def folder(self) -> Path:
         return Path(self.output or Path("runs") / Path(self.config).stem)
 
-    def recipe(self, device: str) -> Recipe:
-        """The recipe as it will be trained; raises ValueError or OSError."""
-        return load_recipe(self.config, self._overrides(device))
+    def recipe(self, settings: Sequence[str]) -> Recipe:
+        """The recipe as it will be trained, with `settings` of the whole queue; raises ValueError or OSError."""
+        return load_recipe(self.config, [*self.overrides, *settings])
 
-    def command(self, device: str) -> list[str]:
-        """What trains this run, on `device` where one is given."""
+    def command(self, settings: Sequence[str]) -> list[str]:
+        """What trains this run."""
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
         return [
             sys.executable,
             *(launcher if self.processes > 1 else []),
             str(Path(__file__).with_name("train.py")),
             *("--config", self.config, "--output", str(self.folder)),
-            *self._overrides(device),
+            *self.overrides,
+            *settings,
         ]
 
-    def _overrides(self, device: str) -> list[str]:
-        return [*self.overrides, *([f"device={device}"] if device else [])]
 
-
-def read_queue(path: Path, device: str = "") -> list[QueuedRun]:
+def read_queue(path: Path, settings: Sequence[str] = ()) -> list[QueuedRun]:
     """Read the list and every recipe in it; raises ValueError for what cannot be trained."""
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(entries, list) or not entries:
@@ -78,7 +76,7 @@ def read_queue(path: Path, device: str = "") -> list[QueuedRun]:
     for run, folder in zip(runs, folders, strict=True):
         if folders.count(folder) > 1:
             raise ValueError(f"{path} has several runs in {run.folder}, expected an output folder for each")
-        run.recipe(device)
+        run.recipe(settings)
     return runs
 
 
@@ -94,7 +92,7 @@ def is_done(run: QueuedRun) -> bool:
     return (run.folder / "results.json").is_file()
 
 
-def describe_state(run: QueuedRun, device: str = "") -> str:
+def describe_state(run: QueuedRun, settings: Sequence[str] = ()) -> str:
     """How far a run is, read from its folder."""
     if is_done(run):
         result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
@@ -105,7 +103,7 @@ def describe_state(run: QueuedRun, device: str = "") -> str:
     if not checkpoints:
         return "not started" if free else state
     epochs, images = (int(number) for number in re.findall(r"\d+", checkpoints[-1].name))
-    return f"{state} after {epochs} of {run.recipe(device).epochs} epochs and {images} images"
+    return f"{state} after {epochs} of {run.recipe(settings).epochs} epochs and {images} images"
 
 
 @contextmanager
@@ -128,13 +126,13 @@ def locked(folder: Path, create: bool = False) -> Iterator[Any]:
             yield file
 
 
-def train_until(run: QueuedRun, deadline: float, device: str, signals: StopSignals) -> int | None:
+def train_until(run: QueuedRun, deadline: float, settings: Sequence[str], signals: StopSignals) -> int | None:
     """Train a run until its end, `deadline` (time.monotonic) or a signal; None if it is running already."""
     with locked(run.folder, create=True) as lock:
         if lock is None:
             return None
         # The child holds the lock too, for the case that it outlives this process.
-        process = subprocess.Popen(run.command(device), pass_fds=[lock.fileno()])
+        process = subprocess.Popen(run.command(settings), pass_fds=[lock.fileno()])
         while process.poll() is None:
             if time.monotonic() >= deadline or signals.received:
                 process.send_signal(signal.SIGTERM)
@@ -143,7 +141,7 @@ def train_until(run: QueuedRun, deadline: float, device: str, signals: StopSigna
         return process.returncode
 
 
-def work(runs: list[QueuedRun], minutes: float, device: str = "") -> int:
+def work(runs: list[QueuedRun], minutes: float, settings: Sequence[str] = ()) -> int:
     """Train what is not done; returns the exit status of the queue."""
     deadline, failed = time.monotonic() + 60 * minutes, False
     with StopSignals() as signals:
@@ -152,7 +150,7 @@ def work(runs: list[QueuedRun], minutes: float, device: str = "") -> int:
                 continue
             if time.monotonic() >= deadline or signals.received:
                 break
-            status = train_until(run, deadline, device, signals)
+            status = train_until(run, deadline, settings, signals)
             failed |= status not in (None, 0, INTERRUPTED)
             if status not in (None, 0):
                 print(f"{run.folder}: exit status {status}", file=sys.stderr)
@@ -167,12 +165,14 @@ def main() -> None:
     )
     parser.add_argument("queue", type=Path, help="YAML file with a list of runs")
     parser.add_argument("--minutes", type=float, help="how long to train")
-    parser.add_argument("--device", default="", choices=["", "cpu", "cuda"], help="in place of the recipes'")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="key=value", help="settings of every run, device=cuda for one"
+    )
     arguments = parser.parse_args()
-    runs = read_queue(arguments.queue, arguments.device)
-    status = 0 if arguments.minutes is None else work(runs, arguments.minutes, arguments.device)
+    runs = read_queue(arguments.queue, arguments.set)
+    status = 0 if arguments.minutes is None else work(runs, arguments.minutes, arguments.set)
     for run in runs:
-        print(f"{run.folder}: {describe_state(run, arguments.device)}")
+        print(f"{run.folder}: {describe_state(run, arguments.set)}")
     sys.exit(status)
 
 

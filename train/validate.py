@@ -19,6 +19,7 @@ import dcn_backbones  # noqa: F401  (registers the models)
 from train.checkpoint import load_weights
 from train.command import run_command
 from train.data import create_eval_loader, open_dataset
+from train.data.perturb import PERTURBATIONS, UNCHANGED, PerturbedImages
 from train.distribution import World
 from train.evaluate import evaluate
 from train.results import check_results_file, format_table, write_results
@@ -42,6 +43,14 @@ def parse_arguments() -> argparse.Namespace:
         "--data-dir", required=True, help="folder of class folders, tar file, parquet folder, or hfds/NAME"
     )
     parser.add_argument("--split", default="validation")
+    parser.add_argument(
+        "--perturb",
+        nargs="+",
+        default=[UNCHANGED],
+        choices=[UNCHANGED, *PERTURBATIONS],
+        metavar="CHANGE",
+        help=f"images to test on: any of {UNCHANGED}, {', '.join(PERTURBATIONS)}",
+    )
     parser.add_argument("--img-size", type=int, help="height and width in pixels")
     parser.add_argument("--crop-pct", type=float, help="side of the centre crop over the resized side")
     parser.add_argument("--interpolation", help="bilinear or bicubic, for instance")
@@ -76,19 +85,28 @@ def create_model(name: str, arguments: argparse.Namespace) -> nn.Module:
     return model.to(arguments.device, memory_format=memory_format)
 
 
-def validate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate one model; returns its name, size, preprocessing and what `evaluate` measured."""
+def validate(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Evaluate one model on each kind of images; returns what `_measure` does, a record for each."""
     model = create_model(name, arguments)
+    return [_measure(name, model, perturbation, arguments) for perturbation in arguments.perturb]
+
+
+def _measure(name: str, model: nn.Module, perturbation: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The model's name, size and preprocessing, and what `evaluate` measured."""
     data_config = resolve_data_config(vars(arguments), model=model, use_test_size=True)
     device = torch.device(arguments.device)
-    dataset = open_dataset(arguments.data_dir, arguments.split)
-    loader = create_eval_loader(dataset, data_config, arguments.batch_size, arguments.workers, device)
+    images = open_dataset(arguments.data_dir, arguments.split)
+    if perturbation != UNCHANGED:
+        images = PerturbedImages(images, perturbation)
+    loader = create_eval_loader(images, data_config, arguments.batch_size, arguments.workers, device)
     amp_dtype = torch.bfloat16 if arguments.amp else None
+    description = name if perturbation == UNCHANGED else f"{name}, {perturbation}"
     measured = evaluate(
-        model, loader, World(device=device), amp_dtype, arguments.channels_last, description=name
+        model, loader, World(device=device), amp_dtype, arguments.channels_last, description=description
     )
     return {
         "model": name,
+        "perturbation": perturbation,
         **measured,
         "parameters_millions": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         "img_size": data_config["input_size"][-1],
@@ -103,7 +121,7 @@ def main() -> None:
         check_results_file(arguments.results_file)
     results = []
     for name in model_names(arguments.model, arguments.model_list):
-        results.append(validate(name, arguments))
+        results += validate(name, arguments)
         if arguments.results_file:  # after every model, so that a later failure loses nothing
             write_results(arguments.results_file, results)
     print(format_table(results))

@@ -108,8 +108,18 @@ def test_failing_run_is_reported_and_the_next_one_trained(queue, tmp_path):
     assert "first: not started" in output and "second: done" in output
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("train/queues/*.yaml")), ids=lambda path: path.stem)
+def test_queue_of_the_project_can_be_trained(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = read_queue(path, ["threads=1"])
+    for number, run in enumerate(runs):
+        start = Path(run.recipe([]).init_from)
+        earlier = {str(other.folder) for other in runs[:number]}
+        assert start == Path() or str(start.parent) in earlier or path.stem == "caltech101_tuning"
+
+
 def test_several_processes_are_started_by_torchrun():
-    command = QueuedRun("recipe.yaml", processes=2).command("cpu")
+    command = QueuedRun("recipe.yaml", processes=2).command(["device=cpu"])
     assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     assert command[-3:] == ["--output", "runs/recipe", "device=cpu"]
 

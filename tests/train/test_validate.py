@@ -64,3 +64,16 @@ def test_model_names_of_an_empty_list_are_an_error():
     with pytest.raises(ValueError, match="names no model"):
         validate.model_names(None, " , ")
     assert validate.model_names(None, "a, b,") == ["a", "b"]
+
+
+def test_each_kind_of_images_has_a_line_of_its_own(image_folder, monkeypatch, capsys):
+    table = run_command(
+        monkeypatch,
+        capsys,
+        *("--data-dir", str(image_folder), "--model", "test_resnet", "--num-classes", "3"),
+        *("--img-size", "32", "--perturb", "none", "rotated"),
+    )
+    lines = table.splitlines()[1:]
+    assert [line.split("  ")[0] for line in lines] == ["test_resnet", "test_resnet, rotated"]
+    unchanged, rotated = (line.split()[-3] for line in lines)  # losses
+    assert unchanged != rotated

@@ -9,8 +9,10 @@ from timm.data import create_transform
 
 from train.data.finish import BatchFinisher
 from train.data.images import Batch, EvaluationImages
+from train.data.perturb import PerturbedImages
 from train.data.sources import ImageSource, check_labels, check_same_classes, is_stream, open_dataset
 from train.data.streams import EncodedStream, StreamImages
+from train.data.subsets import Subset, held_out
 from train.data.workers import create_worker_loader
 from train.recipe import Recipe
 
@@ -38,9 +40,7 @@ def create_val_loader(recipe: Recipe, rank: int = 0, world_size: int = 1) -> Eva
             recipe.data_dir, recipe.val_split, False, recipe.stream_images, recipe.batch_size, recipe.seed
         )
     else:
-        source = open_dataset(recipe.data_dir, recipe.val_split)
-        check_labels(source, recipe.num_classes, f"split {recipe.val_split!r} of {recipe.data_dir!r}")
-        check_same_classes(open_dataset(recipe.data_dir, recipe.train_split), source)
+        source = _open_validation_images(recipe)
     return create_eval_loader(
         source,
         eval_data_config(recipe),
@@ -51,6 +51,16 @@ def create_val_loader(recipe: Recipe, rank: int = 0, world_size: int = 1) -> Eva
         world_size,
         recipe.max_damaged,
     )
+
+
+def _open_validation_images(recipe: Recipe) -> ImageSource | Subset:
+    training = open_dataset(recipe.data_dir, recipe.train_split)
+    if recipe.holdout > 0:
+        return held_out(training, recipe.holdout, recipe.seed)
+    source = open_dataset(recipe.data_dir, recipe.val_split)
+    check_labels(source, recipe.num_classes, f"split {recipe.val_split!r} of {recipe.data_dir!r}")
+    check_same_classes(training, source)
+    return source
 
 
 def eval_data_config(recipe: Recipe) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def eval_data_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def create_eval_loader(
-    source: ImageSource | EncodedStream,
+    source: ImageSource | Subset | PerturbedImages | EncodedStream,
     data_config: dict[str, Any],
     batch_size: int,
     workers: int,

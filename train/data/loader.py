@@ -13,6 +13,7 @@ from train.data.order import TrainingOrder
 from train.data.seeding import seeded
 from train.data.sources import ImageSource, check_labels, is_stream, open_dataset
 from train.data.streams import StreamOrder, open_training_stream
+from train.data.subsets import Subset, training_share
 from train.data.workers import create_worker_loader
 from train.recipe import Recipe
 
@@ -62,7 +63,7 @@ def create_train_loader(recipe: Recipe, rank: int = 0, world_size: int = 1) -> T
 
 
 def _open_by_index(recipe: Recipe, rank: int, world_size: int) -> tuple[Iterable[Batch], TrainingOrder]:
-    source = _maybe_cached(open_dataset(recipe.data_dir, recipe.train_split), recipe)
+    source = _maybe_cached(_open_training_images(recipe), recipe)
     order = TrainingOrder(
         len(source), recipe.batch_size, recipe.seed, recipe.repeated_augmentation, rank, world_size
     )
@@ -77,8 +78,13 @@ def _open_by_index(recipe: Recipe, rank: int, world_size: int) -> tuple[Iterable
     return batches, order
 
 
-def _maybe_cached(source: ImageSource, recipe: Recipe) -> ImageSource | MemoryCache:
+def _open_training_images(recipe: Recipe) -> ImageSource | Subset:
+    source = open_dataset(recipe.data_dir, recipe.train_split)
     check_labels(source, recipe.num_classes, f"split {recipe.train_split!r} of {recipe.data_dir!r}")
+    return training_share(source, recipe.train_share, recipe.holdout, recipe.seed)
+
+
+def _maybe_cached(source: ImageSource | Subset, recipe: Recipe) -> ImageSource | Subset | MemoryCache:
     if recipe.cache not in ("", "memory"):
         raise ValueError(f"cache is {recipe.cache!r}, expected 'memory' or nothing")
     if not recipe.cache:

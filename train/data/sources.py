@@ -53,6 +53,14 @@ class ImageSource(Dataset):
         name = self.reader.filename(index) or "without a file name"
         return DamagedImageError(describe_damage(f"{index} ({name})", error))
 
+    def labels(self) -> list[int]:
+        """The label of every image, -1 for none; no image is decoded."""
+        if hasattr(self.reader, "iter_targets"):
+            labels = self.reader.iter_targets()
+        else:
+            labels = (self.reader[index][1] for index in range(len(self)))
+        return [-1 if label is None else label for label in labels]
+
     @property
     def classes(self) -> dict[str, int]:
         """Label of every class name, empty where the source has no names."""
@@ -109,7 +117,7 @@ def check_labels(source: ImageSource, num_classes: int, description: str) -> Non
     """Raise ValueError if a label is none of the model's classes."""
     highest = max(source.classes.values(), default=-1)
     if not source.classes:
-        highest = max((-1 if label is None else label for label in source.reader.iter_targets()), default=-1)
+        highest = max(source.labels(), default=-1)
     if highest >= num_classes:
         raise ValueError(
             f"{description} has labels up to {highest}, expected at most {num_classes - 1} as num_classes is "

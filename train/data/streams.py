@@ -199,6 +199,8 @@ def open_training_stream(
     recipe: Recipe, transform: Callable, rank: int, world_size: int
 ) -> tuple[StreamBatches, StreamOrder]:
     """The recipe's stream as batches of this rank; raises ValueError for too few shards or images."""
+    if recipe.train_share < 1 or recipe.holdout > 0:
+        raise ValueError(f"{recipe.data_dir!r} is a stream, expected train_share=1 and holdout=0 with it")
     stream = EncodedStream(
         recipe.data_dir, recipe.train_split, True, recipe.stream_images, recipe.batch_size, recipe.seed
     )
