@@ -50,7 +50,7 @@ class QueuedRun:
         return Path(self.output or Path("runs") / Path(self.config).stem)
 
     def recipe(self, settings: Sequence[str]) -> Recipe:
-        """The recipe as it will be trained, with `settings` of the whole queue; raises ValueError or OSError."""
+        """The recipe as it will be trained, with `settings` of all runs; raises ValueError or OSError."""
         return load_recipe(self.config, [*self.overrides, *settings])
 
     def command(self, settings: Sequence[str]) -> list[str]:
