@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from train.recipe import Recipe, load_recipe
+from train.recipe import RECIPE, Recipe, load_recipe
 from train.results import read_log
 
 _CARD = """\
@@ -59,12 +59,12 @@ _PHASE_HEADER = """\
 
 def training_history(run: Path) -> list[tuple[Recipe, list[dict[str, Any]]]]:
     """The recipes and epoch logs behind a run, oldest first: `init_from` is followed from run to run."""
-    recipe = load_recipe(run / "recipe.yaml")
+    recipe = load_recipe(run / RECIPE)
     # epoch 0 is the evaluation before the first step
     log = [record for record in read_log(run / "log.jsonl") if record["epoch"] > 0]
     start = Path(recipe.init_from)
     parent = start if start.is_dir() else start.parent
-    is_run = bool(recipe.init_from) and (parent / "recipe.yaml").is_file()
+    is_run = bool(recipe.init_from) and (parent / RECIPE).is_file()
     return [*(training_history(parent) if is_run else []), (recipe, log)]
 
 

@@ -27,7 +27,7 @@ from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.sources import ImageSource
 from train.distribution import World
 from train.evaluate import evaluate
-from train.recipe import Recipe, load_recipe
+from train.recipe import RECIPE, Recipe, load_recipe
 
 ARCHITECTURE_FIELDS = ("architecture", "input_size", "first_conv", "classifier")
 
@@ -70,7 +70,7 @@ def export(
     `averaged` takes the moving average of the weights. `img_size` (pixels) replaces the recipe's size in the
     evaluation and the published preprocessing.
     """
-    recipe = load_recipe(run / "recipe.yaml")
+    recipe = load_recipe(run / RECIPE)
     recipe.img_size = recipe.eval_img_size = img_size or recipe.eval_img_size or recipe.img_size
     dataset = open_dataset(data_dir, recipe.val_split)
     data_config = eval_data_config(recipe)

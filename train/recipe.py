@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+RECIPE = "recipe.yaml"  # in the folder of a run
+
 
 @dataclass
 class Recipe:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from train.checkpoint import list_checkpoints, load_state, remove_unfinished
-from train.recipe import Recipe
+from train.recipe import RECIPE, Recipe
 
 MODES = ("auto", "never", "must")
 # Another value is another network, which cannot take the weights of a checkpoint.
@@ -69,7 +69,7 @@ def find_checkpoint(output: Path, mode: str, recipe: Recipe) -> Path | None:
 
 
 def _check_same_run(output: Path, recipe: Recipe) -> None:
-    file = output / "recipe.yaml"
+    file = output / RECIPE
     if not file.is_file():
         return
     known = yaml.safe_load(file.read_text(encoding="utf-8"))

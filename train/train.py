@@ -33,7 +33,7 @@ from train.losses import Criterion
 from train.networks import build_model, start_model
 from train.offsets import offset_statistics
 from train.random_state import random_state, restore_random_state, seed_epoch
-from train.recipe import Recipe, load_recipe, save_recipe
+from train.recipe import RECIPE, Recipe, load_recipe, save_recipe
 from train.report import Report
 from train.results import prefixed
 from train.resume import MODES, Progress, find_checkpoint, read_progress, resume_notices, step_images
@@ -84,7 +84,7 @@ class Trainer:
 
     def _prepare_output(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
-        save_recipe(self.recipe, self.output / "recipe.yaml")
+        save_recipe(self.recipe, self.output / RECIPE)
 
     def _create_learner(self, checkpoint: Path | None) -> Learner:
         recipe, state = self.recipe, None

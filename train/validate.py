@@ -1,6 +1,7 @@
 """Evaluate classifiers on labelled images: top-1, top-5, loss and speed.
 
 python train/validate.py --data-dir PATH --model dcnv2_resnet18 --pretrained
+python train/validate.py --run runs/NAME --perturb none rotated scaled
 """
 
 import argparse
@@ -16,12 +17,14 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
-from train.checkpoint import load_weights
+from train.checkpoint import WEIGHTS, load_weights
 from train.command import run_command
-from train.data import create_eval_loader, open_dataset
+from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.perturb import PERTURBATIONS, UNCHANGED, PerturbedImages
 from train.distribution import World
 from train.evaluate import evaluate
+from train.networks import build_model
+from train.recipe import RECIPE, load_recipe
 from train.results import check_results_file, format_table, write_results
 
 
@@ -35,14 +38,15 @@ def parse_arguments() -> argparse.Namespace:
     models.add_argument(
         "--model-list", help="several names: separated by commas, or a text file with one a line"
     )
+    models.add_argument("--run", type=Path, help="folder of a finished run; its recipe says how to evaluate")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", action="store_true", help="the model's pretrained weights")
     weights.add_argument("--checkpoint", help="a weight file")
     parser.add_argument("--num-classes", type=int, help="size of the classifier")
     parser.add_argument(
-        "--data-dir", required=True, help="folder of class folders, tar file, parquet folder, or hfds/NAME"
+        "--data-dir", help="folder of class folders, tar file, parquet folder, or hfds/NAME; a run's own"
     )
-    parser.add_argument("--split", default="validation")
+    parser.add_argument("--split", help="validation, or a run's own")
     parser.add_argument(
         "--perturb",
         nargs="+",
@@ -60,7 +64,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--channels-last", action="store_true", help="channels-last memory format")
     parser.add_argument("--results-file", type=Path, help="where to write the results, .json or .csv")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.run:
+        recipe = load_recipe(arguments.run / RECIPE)
+        arguments.data_dir = arguments.data_dir or recipe.data_dir
+        arguments.split = arguments.split or recipe.val_split
+    elif not arguments.data_dir:
+        parser.error("no --data-dir is given, expected one with --model and --model-list")
+    arguments.split = arguments.split or "validation"
+    return arguments
 
 
 def model_names(model: str | None, model_list: str | None) -> list[str]:
@@ -77,12 +89,24 @@ def model_names(model: str | None, model_list: str | None) -> list[str]:
 
 def create_model(name: str, arguments: argparse.Namespace) -> nn.Module:
     """The model with its weights, on the device and in the memory format asked for."""
-    size = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
-    model = timm.create_model(name, pretrained=arguments.pretrained, **size)
+    if arguments.run:
+        model = trained_model(arguments.run)
+    else:
+        size = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+        model = timm.create_model(name, pretrained=arguments.pretrained, **size)
     if arguments.checkpoint:
         load_weights(model, arguments.checkpoint)
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     return model.to(arguments.device, memory_format=memory_format)
+
+
+def trained_model(run: Path) -> nn.Module:
+    """A finished run's network, configured for the images that the run has evaluated."""
+    recipe = load_recipe(run / RECIPE)
+    model = build_model(recipe)
+    load_weights(model, run / WEIGHTS)
+    model.pretrained_cfg = {**model.pretrained_cfg, "test_input_size": None, **eval_data_config(recipe)}
+    return model
 
 
 def validate(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -120,7 +144,8 @@ def main() -> None:
     if arguments.results_file:
         check_results_file(arguments.results_file)
     results = []
-    for name in model_names(arguments.model, arguments.model_list):
+    names = [str(arguments.run)] if arguments.run else model_names(arguments.model, arguments.model_list)
+    for name in names:
         results += validate(name, arguments)
         if arguments.results_file:  # after every model, so that a later failure loses nothing
             write_results(arguments.results_file, results)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from train import validate
+from train.train import run
 
 
 def run_command(monkeypatch, capsys, *arguments: str) -> str:
@@ -77,3 +78,18 @@ def test_each_kind_of_images_has_a_line_of_its_own(image_folder, monkeypatch, ca
     assert [line.split("  ")[0] for line in lines] == ["test_resnet", "test_resnet, rotated"]
     unchanged, rotated = (line.split()[-3] for line in lines)  # losses
     assert unchanged != rotated
+
+
+def test_run_is_evaluated_as_its_recipe_says(small_recipe, tmp_path, monkeypatch, capsys):
+    expected = run(small_recipe(amp=False, eval_crop_pct=0.8, mean=[0.1, 0.2, 0.3]), tmp_path / "run")
+    arguments = ["--run", str(tmp_path / "run"), "--results-file", str(tmp_path / "results.json")]
+    run_command(monkeypatch, capsys, *arguments)
+    (found,) = json.loads((tmp_path / "results.json").read_text())
+    assert (found["model"], found["images"], found["crop_pct"]) == (str(tmp_path / "run"), 7, 0.8)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_model_without_images_is_a_wrong_command(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as error:
+        run_command(monkeypatch, capsys, "--model", "test_resnet")
+    assert error.value.code == 2 and "no --data-dir is given" in capsys.readouterr().err

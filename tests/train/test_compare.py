@@ -1,0 +1,72 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from train.compare import comparison_table, describe, paired_differences, read_runs
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_run(folder, model, seed, top1, share=1.0, perturbed=None):
+    run = folder / f"{model}_{share}_{seed}_{top1}"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "seed": seed, "train_share": share}))
+    (run / "results.json").write_text(json.dumps({"top1": top1}))
+    if perturbed:
+        records = [{"perturbation": "none", "top1": top1}]
+        records += [{"perturbation": name, "top1": value} for name, value in perturbed.items()]
+        (run / "perturbed.json").write_text(json.dumps(records))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, plain, deformable in ((0, 70.0, 72.0), (1, 75.0, 76.0), (2, 60.0, 63.0)):
+        write_run(tmp_path, "resnet18", seed, plain, perturbed={"rotated": plain - 30})
+        write_run(tmp_path, "dcnv2_resnet18", seed, deformable, perturbed={"rotated": plain - 25})
+    write_run(tmp_path, "resnet18", 0, 50.0, share=0.25)
+    write_run(tmp_path, "dcnv2_resnet18", 1, 55.0, share=0.25)
+    return tmp_path
+
+
+def test_differences_are_paired_by_seed(runs):
+    measured = read_runs(runs)
+    found = paired_differences(measured, "dcnv2_resnet18", "resnet18", 1.0, "none")
+    assert found == {0: 2.0, 1: 1.0, 2: 3.0}
+    assert paired_differences(measured, "dcnv2_resnet18", "resnet18", 0.25, "none") == {}
+
+
+def test_table_has_means_spreads_and_numbers(runs):
+    lines = comparison_table(read_runs(runs), "resnet18").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["trained on", "tested on", "resnet18", "dcnv2_resnet18", "dcnv2_resnet18 - resnet18"]
+    assert cells[2] == ["100%", "unchanged", "68.33 ± 7.64 (3)", "70.33 ± 6.66 (3)", "+2.00 ± 1.00 (3)"]
+    assert cells[3] == ["100%", "rotated", "38.33 ± 7.64 (3)", "43.33 ± 7.64 (3)", "+5.00 ± 0.00 (3)"]
+    assert cells[4] == ["25%", "unchanged", "50.00 (1)", "55.00 (1)", "-"]
+
+
+def test_one_value_has_no_spread():
+    assert describe([71.5]) == "71.50 (1)" and describe([-0.5], "+") == "-0.50 (1)"
+
+
+def test_two_runs_of_a_kind_are_an_error(runs):
+    write_run(runs, "resnet18", 0, 71.0)
+    with pytest.raises(ValueError, match="two runs of .*'resnet18', 1.0, 0, 'none'"):
+        read_runs(runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baseline", "resnet50"], "holds no run of the baseline 'resnet50'"),
+        ([], "holds no results.json, expected folders of finished runs"),
+    ],
+)
+def test_command_tells_in_a_sentence_what_is_missing(arguments, message, runs, tmp_path):
+    folder = runs if arguments else tmp_path / "empty"
+    command = [sys.executable, "train/compare.py", str(folder), *arguments]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 1 and message in finished.stderr and "Traceback" not in finished.stderr
