@@ -1,11 +1,11 @@
 """How far the deformable layers of a network move their samples: measured, and kept in bounds."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from dcn_backbones.analysis import offset_health
 from dcn_backbones.layers import DeformConv2d
 
 # Training that goes well moves few samples off the image; offsets that explode take all of them there,
@@ -44,38 +44,21 @@ def offset_penalty(model: nn.Module) -> Tensor | float:
     return sum(branch.__dict__.pop("penalty", 0.0) for branch in branches)
 
 
-@torch.inference_mode()
 def offset_statistics(
     model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = None
 ) -> dict[str, float]:
     """The size of the offsets for images (B, 3, H, W), each the largest over the layers; empty without any.
 
-    Returns `offset_mean` and `offset_p99`, mean and 99th percentile of |offset| in pixels of a layer's own
-    input, and `offset_outside`, the share of its samples that lie outside the image and would be inside had
-    they not been moved. Offsets that explode (training gone wrong) show here before they show in the loss.
+    Returns `offset_mean`, `offset_p99` and `offset_outside` of `OffsetHealth`. Offsets that explode (training
+    gone wrong) show here before they show in the loss.
     """
-    found: list[dict[str, float]] = []
-
-    def record(layer: DeformConv2d, branch: nn.Module, inputs: tuple, output: Tensor) -> None:
-        offsets = output[:, : _offset_channels(layer)].float()
-        found.append(
-            {
-                "offset_mean": float(offsets.abs().mean()),
-                "offset_p99": _quantile(offsets.abs(), 0.99),
-                "offset_outside": _share_moved_outside(layer, offsets, inputs[0].shape[-2:]),
-            }
-        )
-
-    layers = _deformable_layers(model)
-    handles = [layer.conv_offset.register_forward_hook(partial(record, layer)) for layer in layers]
-    try:
-        model.eval()
-        with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: max(entry[name] for entry in found) for name in found[0]} if found else {}
+    layers = offset_health(model, images, amp_dtype)
+    values = {
+        "offset_mean": [layer.offset_mean for layer in layers],
+        "offset_p99": [layer.offset_p99 for layer in layers],
+        "offset_outside": [layer.outside for layer in layers],
+    }
+    return {name: max(of_layers) for name, of_layers in values.items() if of_layers}
 
 
 def offset_warning(statistics: dict[str, float]) -> str:
@@ -96,35 +79,3 @@ def _deformable_layers(model: nn.Module) -> list[DeformConv2d]:
 
 def _offset_channels(layer: DeformConv2d) -> int:
     return 2 * layer.offset_groups * layer.kernel_size[0] * layer.kernel_size[1]
-
-
-def _share_moved_outside(layer: DeformConv2d, offsets: Tensor, size: torch.Size) -> float:
-    """Of all samples of offsets (N, 2*G*K, H_out, W_out) in an input of `size` (H, W)."""
-    samples = offsets.unflatten(1, (layer.offset_groups, -1, 2))  # (N, G, K, 2, H_out, W_out)
-    rows, columns = (_unmoved(layer, axis, offsets) for axis in (0, 1))
-    before = _is_inside(rows, size[0]) & _is_inside(columns, size[1])
-    after = _is_inside(rows + samples[:, :, :, 0], size[0]) & _is_inside(
-        columns + samples[:, :, :, 1], size[1]
-    )
-    return float((before & ~after).float().mean())
-
-
-def _unmoved(layer: DeformConv2d, axis: int, offsets: Tensor) -> Tensor:
-    """Rows (axis 0) or columns (axis 1) of the samples without offsets: (K, H_out, W_out) by broadcasting."""
-    outputs = torch.arange(offsets.shape[2 + axis], device=offsets.device)
-    taps = torch.arange(layer.kernel_size[axis], device=offsets.device)
-    starts = outputs * layer.stride[axis] - layer.padding[axis]
-    positions = starts + (taps * layer.dilation[axis])[:, None]  # (taps of this axis, outputs)
-    other = layer.kernel_size[1 - axis]
-    if axis == 0:
-        return positions.repeat_interleave(other, 0)[:, :, None]
-    return positions.repeat(other, 1)[:, None, :]
-
-
-def _is_inside(positions: Tensor, length: int) -> Tensor:
-    return (positions > -1) & (positions < length)  # the operator's boundary rule
-
-
-def _quantile(values: Tensor, fraction: float) -> float:
-    # torch.quantile refuses more than 16 million values
-    return float(values.flatten().kthvalue(max(1, round(fraction * values.numel()))).values)

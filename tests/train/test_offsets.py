@@ -40,33 +40,6 @@ def test_plain_model_has_none_and_no_hook_stays():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def brute_force_share(layer, offsets, height, width):
-    """Sample by sample, as the operator walks: offsets (1, 2*G*K, H_out, W_out)."""
-    (kernel_height, kernel_width), channels = layer.kernel_size, offsets.shape[1] // 2
-    left = 0
-    for sample in range(channels):
-        row, column = divmod(sample % (kernel_height * kernel_width), kernel_width)
-        for y in range(offsets.shape[2]):
-            for x in range(offsets.shape[3]):
-                start_y = y * layer.stride[0] - layer.padding[0] + row * layer.dilation[0]
-                start_x = x * layer.stride[1] - layer.padding[1] + column * layer.dilation[1]
-                end_y = start_y + float(offsets[0, 2 * sample, y, x])
-                end_x = start_x + float(offsets[0, 2 * sample + 1, y, x])
-                was_inside = 0 <= start_y < height and 0 <= start_x < width
-                left += was_inside and not (-1 < end_y < height and -1 < end_x < width)
-    return left / (channels * offsets.shape[2] * offsets.shape[3])
-
-
-def test_share_outside_counts_samples_that_have_left_the_image():
-    torch.manual_seed(0)
-    layer = DeformConv2d(4, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), offset_groups=2)
-    nn.init.normal_(layer.conv_offset.weight, std=0.5)
-    images = torch.randn(1, 4, 9, 7)
-    expected = brute_force_share(layer, layer.conv_offset(images), 9, 7)
-    assert 0.05 < expected < 0.95
-    assert offset_statistics(nn.Sequential(layer), images)["offset_outside"] == pytest.approx(expected)
-
-
 def test_warning_comes_long_before_offsets_explode():
     torch.manual_seed(0)
     model = timm.create_model("dcnv2_resnet18.tin100", pretrained=True)
