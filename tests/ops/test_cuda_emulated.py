@@ -34,13 +34,6 @@ def emulated(monkeypatch):
     dispatch._select.cache_clear()
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
 def order(request, emulated):
     """Threads of a block in either order: a barrier that is missing is seen in one of them."""
