@@ -85,7 +85,9 @@ def predict_forward(shape: Shape, batch: int) -> float:
     rows, narrow = batch * shape.positions, shape.groups > 1
     tiles = FUSED_TILES_OF_NARROW_GROUPS if narrow else FUSED_TILES
     steps = TAPS * (1 if narrow else -(-shape.channels // 64))
-    rounds = [-(-(-(-rows // height) * -(-shape.channels // width)) // MULTIPROCESSORS) for height, width in tiles]
+    rounds = [
+        -(-(-(-rows // height) * -(-shape.channels // width)) // MULTIPROCESSORS) for height, width in tiles
+    ]
     cycles = min(count * cost for count, cost in zip(rounds, tiles.values(), strict=True))
     return max(cycles * steps / CLOCK, forward(shape, batch).memory) + LAUNCH
 
