@@ -7,18 +7,20 @@ the arithmetic of the interpolation. `predict` adds up what our design does on t
 
 from dataclasses import dataclass
 
-from . import shapes
-from .shapes import Shape
+from dcn_backbones.ops.backends.blocked import BlockedBackend
 
-TAPS, CORNERS = 9, 4
+from . import shapes
+from .shapes import CORNERS, TAPS, Shape
+
 ELEMENT, SUM, POSITION = 2, 4, 4 * 3 * TAPS  # bytes: bfloat16, float32, offsets and mask of a position
 
-# Rates per second of an H200. The first two are measured ones; the others follow from 132 multiprocessors
-# at 1.7 GHz: 128 bytes a cycle from cache or shared memory, 128 float32 operations a cycle.
+# Of an H200. The first two rates per second are measured ones; the others follow from its multiprocessors:
+# 128 bytes a cycle from cache or shared memory, 128 float32 operations a cycle.
+MULTIPROCESSORS, CLOCK = 132, 1.7e9
 DEVICE_MEMORY = 4.3e12
 MATRIX = 790e12
-FIRST_LEVEL = 132 * 128 * 1.7e9
-ARITHMETIC = 132 * 128 * 1.7e9
+FIRST_LEVEL = MULTIPROCESSORS * 128 * CLOCK
+ARITHMETIC = MULTIPROCESSORS * 128 * CLOCK
 SECOND_LEVEL = 6e12  # bytes of the 50 MB cache, as others measured on the same chip; 64 a cycle in theory
 
 # Of a corner: a fused multiply-add and the widening of a bfloat16; of a column: half of a packing.
@@ -27,7 +29,6 @@ OPERATIONS = CORNERS * 2 + 0.5
 # What the kernels are assumed to reach of those rates.
 CUBLAS_PRODUCT = 0.75  # a few thousand rows at a time leave some multiprocessors without a tile
 FIRST_LEVEL_SHARE = 0.6  # of scattered vectors of 16 bytes
-CLOCK = 1.7e9
 # Positions and output channels of a fused kernel's tile, and the cycles of its step (csrc/README.md).
 FUSED_TILES = {(128, 256): 1920, (96, 256): 1632, (256, 128): 2432, (128, 128): 1536, (64, 128): 960}
 FUSED_TILES_OF_NARROW_GROUPS = {(64, 64): 550}
@@ -53,19 +54,13 @@ class Times:
         return names[max(names, key=lambda name: getattr(self, name))]
 
 
-def positions(shape: Shape, batch: int) -> int:
-    height, width = shape.output_size
-    return batch * height * width
-
-
 def forward(shape: Shape, batch: int) -> Times:
     """Input, offsets and mask are read once, the output written once; every tap reads four corners."""
-    rows, channels = positions(shape, batch), shape.channels
+    rows, channels = batch * shape.positions, shape.channels
     pixels = batch * shape.size[0] * shape.size[1]
-    operations = 2 * rows * TAPS * channels * channels / shape.groups
     return Times(
         memory=((pixels + rows) * channels * ELEMENT + rows * POSITION + _weight(shape)) / DEVICE_MEMORY,
-        matrix=operations / MATRIX,
+        matrix=batch * shape.operations / MATRIX,
         first_level=rows * TAPS * CORNERS * channels * ELEMENT / FIRST_LEVEL,
         arithmetic=rows * TAPS * channels * OPERATIONS / ARITHMETIC,
     )
@@ -74,10 +69,11 @@ def forward(shape: Shape, batch: int) -> Times:
 def backward(shape: Shape, batch: int) -> Times:
     """Two products; corners are read again, and each is added to: read and written in float32."""
     once = forward(shape, batch)
-    rows, channels = positions(shape, batch), shape.channels
+    rows, channels = batch * shape.positions, shape.channels
     added = rows * TAPS * CORNERS * channels
+    output = rows * channels * ELEMENT / DEVICE_MEMORY
     return Times(
-        memory=2 * once.memory,  # the gradients of all that forward reads and writes, and the input again
+        memory=2 * once.memory - output,  # what forward reads, and the gradients of that and of the output
         matrix=2 * once.matrix,
         first_level=once.first_level + added * 2 * SUM / FIRST_LEVEL,
         arithmetic=once.arithmetic + 3 * added / ARITHMETIC,  # slopes, mask and the four shares
@@ -86,22 +82,24 @@ def backward(shape: Shape, batch: int) -> Times:
 
 def predict_forward(shape: Shape, batch: int) -> float:
     """The fused kernel: rounds of tiles on the multiprocessors, each a step for every tap and 64 channels."""
-    rows, narrow = positions(shape, batch), shape.groups > 1
+    rows, narrow = batch * shape.positions, shape.groups > 1
     tiles = FUSED_TILES_OF_NARROW_GROUPS if narrow else FUSED_TILES
     steps = TAPS * (1 if narrow else -(-shape.channels // 64))
-    rounds = [-(-(-(-rows // height) * -(-shape.channels // width)) // 132) for height, width in tiles]
+    rounds = [
+        -(-(-(-rows // height) * -(-shape.channels // width)) // MULTIPROCESSORS) for height, width in tiles
+    ]
     cycles = min(count * cost for count, cost in zip(rounds, tiles.values(), strict=True))
     return max(cycles * steps / CLOCK, forward(shape, batch).memory) + LAUNCH
 
 
 def predict_backward(shape: Shape, batch: int) -> float:
     """Block by block: grad_columns, samples' gradients, scatter and grad_weight, one after the other."""
-    times, rows = backward(shape, batch), positions(shape, batch)
+    times, rows = backward(shape, batch), batch * shape.positions
     columns = rows * TAPS * shape.channels * ELEMENT
     products = times.matrix / CUBLAS_PRODUCT
     kernels = max(times.first_level / FIRST_LEVEL_SHARE, times.arithmetic)
     passes = 5 * columns / SECOND_LEVEL  # written, read twice, and the columns themselves written and read
-    blocks = -(-2 * columns // (48 * 2**20))
+    blocks = -(-2 * columns // BlockedBackend.workspace_bytes)
     return max(products + kernels + passes, times.memory) + 5 * blocks * LAUNCH
 
 

@@ -6,7 +6,6 @@ of the two, as if they overlapped without a gap, and nothing else were to be don
 """
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,9 +13,8 @@ from typing import NamedTuple
 import torch
 
 from . import peers
-from .shapes import Shape
+from .shapes import CORNERS, TAPS, Shape
 
-_TAPS, _CORNERS = 9, 4
 _LARGE, _LARGE_BATCH = Shape(256, (28, 28)), 8
 # Forward; grad_columns and grad_weight.
 _PRODUCTS = {False: 1, True: 3}
@@ -31,24 +29,15 @@ class Rates(NamedTuple):
 
 def floor(shape: Shape, batch: int, dtype: torch.dtype, backward: bool, rates: Rates) -> dict[str, float]:
     """Milliseconds of the product, of the sampling, and the floor."""
-    corners = _positions(shape, batch) * _TAPS * _CORNERS * shape.channels * dtype.itemsize
-    product = 1e3 * _PRODUCTS[backward] * _flops(shape, batch) / rates.flops
+    corners = batch * shape.positions * TAPS * CORNERS * shape.channels * dtype.itemsize
+    product = 1e3 * _PRODUCTS[backward] * batch * shape.operations / rates.flops
     sampling = 1e3 * _PASSES[backward] * corners / rates.bytes
     return {"product_ms": product, "sampling_ms": sampling, "floor_ms": max(product, sampling)}
 
 
-def _positions(shape: Shape, batch: int) -> int:
-    return batch * math.prod((size - 1) // shape.stride + 1 for size in shape.size)
-
-
-def _flops(shape: Shape, batch: int) -> int:
-    """Twice the multiply-adds."""
-    return 2 * _positions(shape, batch) * _TAPS * shape.channels * shape.channels // shape.groups
-
-
 @functools.cache
 def measured_rates(dtype: torch.dtype) -> Rates:
-    """The rates of this processor on torch's present number of threads."""
+    """The rates of this processor on torch's number of threads at the first call."""
     return Rates(max(_product_rates(dtype).values()), torch.get_num_threads() * _copy_rate())
 
 
@@ -57,7 +46,7 @@ def _product_rates(dtype: torch.dtype) -> dict[str, float]:
     square = torch.randn(2048, 2048, dtype=dtype)
     tensors = peers.make_tensors(_LARGE, _LARGE_BATCH, dtype, channels_last=True)
     plain, ours = peers.plain(_LARGE), peers.deformable("extension", _LARGE)
-    convolution = _flops(_LARGE, _LARGE_BATCH)
+    convolution = _LARGE_BATCH * _LARGE.operations
     with torch.inference_mode():
         return {
             "mm": 2 * 2048**3 / _best(lambda: torch.mm(square, square), 10),

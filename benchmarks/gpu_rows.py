@@ -154,7 +154,7 @@ def _predicted(shape: Shape, batch: int, backward: bool) -> dict[str, float]:
 
 
 def _peak(function: Call, tensors: Tensors) -> int:
-    """Beyond what was allocated before the tensors; zero where memory is not counted."""
+    """Beyond what was allocated before the tensors; the tensors alone on the CPU, where none is counted."""
     function()  # libraries take workspaces of their own, once
     if not tensors["input"].is_cuda:
         return sum(t.nbytes for t in tensors.values())

@@ -22,35 +22,29 @@ from .cpu_targets import Target
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 Settings = list[tuple[int, list[shapes.Shape]]]
+Figures = tuple[list[Target], list[dict]]  # and the rows that they are means of
+PEER = "faster_than_torchvision"
 SMALLER = [(64, shapes.RESNET)]  # where a figure needs no other batch
 MODEL = ("dcnv2_resnet50", "resnet50", 224, 256, True)
 
 
-def forward_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
-    rows = [gpu_rows.measure(shape, batch, False, repeats, device) for batch, shape in _each(settings)]
+def operator_targets(settings: Settings, backward: bool, repeats: int, device: str) -> Figures:
+    rows = [gpu_rows.measure(shape, batch, backward, repeats, device) for batch, shape in _each(settings)]
+    name, limit = ("forward + backward", 2.0) if backward else ("forward", 1.5)
     return [
-        Target("forward: times cuDNN's convolution, geometric mean", _mean(rows, "over_conv2d"), 1.5),
-        Target("forward: faster than torchvision, geometric mean", _mean(rows, PEER), 5.0, True),
+        Target(f"{name}: times cuDNN's convolution, geometric mean", _mean(rows, "over_conv2d"), limit),
+        Target(f"{name}: faster than torchvision, geometric mean", _mean(rows, PEER), 5.0, True),
     ], rows
 
 
-def backward_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
-    rows = [gpu_rows.measure(shape, batch, True, repeats, device) for batch, shape in _each(settings)]
-    both = "forward + backward"
-    return [
-        Target(f"{both}: times cuDNN's convolution, geometric mean", _mean(rows, "over_conv2d"), 2.0),
-        Target(f"{both}: faster than torchvision, geometric mean", _mean(rows, PEER), 5.0, True),
-    ], rows
-
-
-def memory_targets(settings: Settings, device: str) -> tuple[list[Target], list[dict]]:
+def memory_targets(settings: Settings, device: str) -> Figures:
     rows = [gpu_rows.measure_memory(shape, batch, device) for batch, shape in _each(settings)]
     return [
         Target("peak memory: times the convolution's, geometric mean", _mean(rows, "over_conv2d"), 1.2)
     ], rows
 
 
-def numba_targets(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+def numba_targets(settings: Settings, repeats: int, device: str) -> Figures:
     if "numba_cuda" not in available_backends():
         print("no figure for the Numba backend: it is not here")
         return [], []
@@ -60,9 +54,7 @@ def numba_targets(settings: Settings, repeats: int, device: str) -> tuple[list[T
     ], rows
 
 
-def model_targets(
-    setting: tuple, repeats: int, device: str, dtype: torch.dtype
-) -> tuple[list[Target], list[dict]]:
+def model_targets(setting: tuple, repeats: int, device: str, dtype: torch.dtype) -> Figures:
     row = models.measure(*setting, repeats=repeats, device=device, dtype=dtype)
     return [
         Target(f"{row['name']}: images/s over the plain model's", row["plain"], 0.75, True),
@@ -82,7 +74,7 @@ def _model_memory(row: dict) -> list[Target]:
     ]
 
 
-def deterministic_cost(settings: Settings, repeats: int, device: str) -> tuple[list[Target], list[dict]]:
+def deterministic_cost(settings: Settings, repeats: int, device: str) -> Figures:
     """No target: what it costs is only reported."""
     torch.utils.deterministic.fill_uninitialized_memory = False  # of torch's own making, not ours
     rows = [gpu_rows.measure_deterministic(shape, batch, repeats, device) for batch, shape in _each(settings)]
@@ -91,15 +83,17 @@ def deterministic_cost(settings: Settings, repeats: int, device: str) -> tuple[l
     return [], rows
 
 
-PEER = "faster_than_torchvision"
-
-
 def _each(settings: Settings) -> Iterator[tuple[int, shapes.Shape]]:
     return ((batch, shape) for batch, chosen in settings for shape in chosen)
 
 
 def _mean(rows: list[dict], name: str) -> float:
     return geometric_mean(row[name] for row in rows)
+
+
+def _print(kind: str, targets: list[Target], rows: list[dict]) -> None:
+    lines = [_line(kind, row) for row in rows if "shape" in row]
+    print("\n".join([*lines, *(target.line() for target in targets)]), flush=True)
 
 
 def _line(kind: str, row: dict) -> str:
@@ -114,8 +108,8 @@ def _line(kind: str, row: dict) -> str:
 def _measures(repeats: int, device: str) -> dict[str, Callable]:
     fewer = max(3, repeats // 2)
     return {
-        "forward": lambda: forward_targets(floors.SETTINGS, repeats, device),
-        "backward": lambda: backward_targets(floors.SETTINGS, fewer, device),
+        "forward": lambda: operator_targets(floors.SETTINGS, False, repeats, device),
+        "backward": lambda: operator_targets(floors.SETTINGS, True, fewer, device),
         "memory": lambda: memory_targets(floors.SETTINGS, device),
         "numba": lambda: numba_targets(SMALLER, fewer, device),
         "model": lambda: model_targets(MODEL, 3, device, torch.bfloat16),
@@ -131,17 +125,14 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("No figures: there is no CUDA device.")
     torch.backends.cudnn.benchmark = True  # the convolution at its best
-    targets, figures = [], {}
+    targets, rows = [], {}
     for kind, measure in _measures(arguments.repeats, "cuda").items():
-        found, figures[kind] = measure()
+        found, rows[kind] = measure()
         targets += found
-        for row in figures[kind]:
-            if "shape" in row:
-                print(_line(kind, row))
-        print("\n".join(target.line() for target in found), flush=True)
+        _print(kind, found, rows[kind])
         if arguments.output:  # after each kind, so that a run that is cut off leaves its figures
             lines = [target._asdict() | {"passes": target.passes} for target in targets]
-            report.write(arguments.output, {"repeats": arguments.repeats}, {"targets": lines, **figures})
+            report.write(arguments.output, {"repeats": arguments.repeats}, {"targets": lines, **rows})
     sys.exit(0 if all(target.passes for target in targets) else 1)
 
 

@@ -1,6 +1,9 @@
 """The 3x3 convolutions of conv3-conv5, at 224 px and at a detector's sizes."""
 
 from dataclasses import dataclass
+from math import prod
+
+TAPS, CORNERS = 9, 4
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,16 @@ class Shape:
     @property
     def output_size(self) -> tuple[int, int]:
         return tuple((size - 1) // self.stride + 1 for size in self.size)
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one image."""
+        return prod(self.output_size)
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one image's product with the weight."""
+        return 2 * self.positions * TAPS * self.channels * self.channels // self.groups
 
 
 def _stages(channels: int, size: tuple[int, int], groups: int = 1) -> list[Shape]:

@@ -142,8 +142,7 @@ class Forward {
       : row_bytes_(column_runs(p).length * p.in_channels * sizeof(Element) +
                    p.out_channels * sizeof(Accumulate<Element>)),
         shared_(share_blocks(p)),
-        products_(p, Direction::forward, column_runs(p),
-                  shared_ && p.weight_strides.channel == 1 ? Packing::on_the_fly : Packing::ahead) {}
+        products_(p, Direction::forward, column_runs(p), shared_ ? Packing::on_the_fly : Packing::ahead) {}
 
   // By all threads, or inside a parallel region by this one.
   void run(const DeformConv2dParams& p, int64_t threads) const {

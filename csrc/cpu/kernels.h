@@ -108,6 +108,15 @@ const SamplingKernels<Element>& sampling_kernels();
 template <typename Element>
 const GemmKernels<Element>& gemm_kernels();
 
+// Those of one instruction set, each in a namespace of its own.
+#define DCN_DECLARE_KERNELS(instruction_set)          \
+  namespace instruction_set {                         \
+  template <typename Element>                         \
+  const SamplingKernels<Element>& sampling_kernels(); \
+  template <typename Element>                         \
+  const GemmKernels<Element>& gemm_kernels();         \
+  }
+
 #define DCN_INSTANTIATE_KERNELS(Element)                                \
   template const SamplingKernels<Element>& sampling_kernels<Element>(); \
   template const GemmKernels<Element>& gemm_kernels<Element>();

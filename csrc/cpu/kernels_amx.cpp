@@ -14,16 +14,12 @@
 
 namespace dcn::cpu {
 
-namespace avx512_bf16 {
-template <typename Element>
-const GemmKernels<Element>& gemm_kernels();
-}
+DCN_DECLARE_KERNELS(avx512_bf16)
 
 namespace amx {
 
 constexpr int64_t kTileRows = 16, kTileColumns = 16;
 constexpr int64_t kTileSteps = 16;  // of depth, two elements each
-constexpr int64_t kTogetherHere = kTogether<BFloat16>;
 
 // What the processor reads: shapes of its eight tiles. 0 to 3 are sums (upper left, upper right, lower left,
 // lower right), 4 and 5 rows of the left matrix, 6 and 7 columns of the right one.
@@ -44,7 +40,7 @@ template <bool Lower, bool Right>
 void multiply_tiles(const Matrix<BFloat16>& a, const BFloat16* packed, bool accumulate, float* c,
                     int64_t c_stride) {
   constexpr int64_t panel = Right ? 2 * kTileColumns : kTileColumns;
-  constexpr int64_t packed_stride = panel * kTogetherHere * sizeof(BFloat16);
+  constexpr int64_t packed_stride = panel * kTogether<BFloat16> * sizeof(BFloat16);
   const int64_t a_stride = a.row_stride * sizeof(BFloat16), sums_stride = c_stride * sizeof(float);
   float* lower = c + kTileRows * c_stride;
   _tile_zero(0);
@@ -63,13 +59,13 @@ void multiply_tiles(const Matrix<BFloat16>& a, const BFloat16* packed, bool accu
       _tile_loadd(4, left, a_stride);
       if constexpr (Lower) _tile_loadd(5, left + kTileRows * a.row_stride, a_stride);
       _tile_loadd(6, packed, packed_stride);
-      if constexpr (Right) _tile_loadd(7, packed + kTileColumns * kTogetherHere, packed_stride);
+      if constexpr (Right) _tile_loadd(7, packed + kTileColumns * kTogether<BFloat16>, packed_stride);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (Right) _tile_dpbf16ps(1, 4, 7);
       if constexpr (Lower) _tile_dpbf16ps(2, 5, 6);
       if constexpr (Lower && Right) _tile_dpbf16ps(3, 5, 7);
-      left += kTileSteps * kTogetherHere;
-      packed += kTileSteps * kTogetherHere * panel;
+      left += kTileSteps * kTogether<BFloat16>;
+      packed += kTileSteps * kTogether<BFloat16> * panel;
     }
   }
   _tile_stored(0, c, sums_stride);
@@ -101,7 +97,7 @@ inline void multiply_edge(const Matrix<BFloat16>& a, int64_t rows, int64_t colum
 
 void multiply(const Matrix<BFloat16>& matrix, int64_t rows, int64_t columns, int64_t panel,
               const BFloat16* packed, bool accumulate, float* c, int64_t c_stride) {
-  if (matrix.depth_stride != kTogetherHere || matrix.depth % kTileSteps) {
+  if (matrix.depth_stride != kTogether<BFloat16> || matrix.depth % kTileSteps) {
     return avx512_bf16::gemm_kernels<BFloat16>().multiply(matrix, rows, columns, panel, packed, accumulate, c,
                                                           c_stride);
   }

@@ -9,14 +9,6 @@
 #define DCN_VECTOR_BYTES 16
 #define DCN_TILE_ROWS 6
 
-#define DCN_DECLARE_KERNELS(instruction_set)          \
-  namespace instruction_set {                         \
-  template <typename Element>                         \
-  const SamplingKernels<Element>& sampling_kernels(); \
-  template <typename Element>                         \
-  const GemmKernels<Element>& gemm_kernels();         \
-  }
-
 namespace dcn::cpu {
 
 namespace generic {

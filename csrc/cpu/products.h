@@ -16,7 +16,7 @@ bool all_finite(const Value* values, int64_t count) {
 }
 
 // When the weight is packed: all of it, before anything else, or each panel by the thread that multiplies by
-// it.
+// it. Where a line of the weight holds all taps of a channel, both mean ahead.
 enum class Packing { ahead, on_the_fly };
 
 // Rows are output positions; columns and grad_columns are [rows, taps of the run, C_in].
@@ -28,7 +28,7 @@ class Products {
   Products(const DeformConv2dParams& p, Direction direction, const TapRuns& runs, Packing packing,
            Groups groups = Groups::merged)
       : p_(p), groups_(p, kernels_.lanes, groups), panels_(p, groups_, direction) {
-    if (packing == Packing::ahead) packed_.emplace(panels_, runs, groups_.count);
+    if (packing == Packing::ahead || !panels_.dense_depth()) packed_.emplace(panels_, runs, groups_.count);
   }
 
   bool merged() const { return groups_.merged > 1; }

@@ -44,3 +44,10 @@ def _on_its_device(device: str, name: str):
         yield name
     finally:
         torch.set_default_device(None)
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dcn_backbones.ops.backends import fixed_point, reference
 from dcn_backbones.ops.backends.blocked import BlockedBackend
-from dcn_backbones.ops.backends.blocks import Geometry, channels_last
+from dcn_backbones.ops.backends.blocks import Operands, channels_first, channels_last
 
 
 class PlainPrimitives(BlockedBackend):
@@ -20,58 +20,48 @@ class PlainPrimitives(BlockedBackend):
     def unavailable_reasons(self) -> list[str]:
         return []
 
-    def gather(self, input, offset, mask, geometry, first, columns) -> None:
-        _, rows, taps, _ = columns.shape
+    def gather(self, operands, first, columns) -> None:
+        rows = columns.shape[1]
         self.blocks.append((first, rows))
-        values = sample(input, offset, geometry).value
-        if mask is not None:
-            values = values * per_tap(mask, geometry)
+        values = sample(operands).value
+        if operands.mask is not None:
+            values = values * mask_per_tap(operands)
         columns.copy_(rows_of(values, first, rows).unflatten(2, (columns.shape[0], -1)).permute(2, 0, 1, 3))
 
-    def gather_backward(
-        self,
-        grad_columns,
-        input,
-        offset,
-        mask,
-        geometry,
-        first,
-        columns,
-        grad_offset,
-        grad_mask,
-        grad_input,
-        scale,
-    ) -> None:
+    def gather_backward(self, operands, first, grad_columns, columns, gradients) -> None:
         rows = grad_columns.shape[1]
         self.shared.append(columns is not None and columns.data_ptr() == grad_columns.data_ptr())
-        samples = sample(input, offset, geometry)
+        samples = sample(operands)
         gradient = spread(grad_columns.permute(1, 2, 0, 3).flatten(2), samples.value, first)
-        by_value = gradient if mask is None else gradient * per_tap(mask, geometry)
-        if grad_offset is not None:
+        by_value = gradient if operands.mask is None else gradient * mask_per_tap(operands)
+        if gradients.offset is not None:
             slopes = [(by_value * slope).sum(2) for slope in (samples.slope_y, samples.slope_x)]
-            fill_rows(grad_offset, torch.stack(slopes, 3).flatten(1, 3), first, rows)
-        if grad_mask is not None:
-            fill_rows(grad_mask, (gradient * samples.value).sum(2).flatten(1, 2), first, rows)
-        if grad_input is not None:
-            images = slice(first // geometry.positions, first // geometry.positions + len(grad_input))
-            scatter(grad_input, by_value, samples.corners, images, scale)
+            fill_rows(gradients.offset, torch.stack(slopes, 3).flatten(1, 3), first, rows)
+        if gradients.mask is not None:
+            fill_rows(gradients.mask, (gradient * samples.value).sum(2).flatten(1, 2), first, rows)
+        if gradients.input is not None:
+            image = first // operands.geometry.positions
+            images = slice(image, image + len(gradients.input))
+            scatter(gradients.input, by_value, samples.corners, images, gradients.scale)
         if columns is None:
             self.blocks.append((first, rows))
         else:  # last, since it may take the memory of grad_columns
-            self.gather(input, offset, mask, geometry, first, columns)
+            self.gather(operands, first, columns)
 
 
-def sample(input: Tensor, offset: Tensor, geometry: Geometry):
+def sample(operands: Operands):
     """The reference's samples, (N, G, C / G, K, H_out, W_out)."""
-    image = input.permute(0, 3, 1, 2).to(offset.dtype)
-    shifts = offset.permute(0, 3, 1, 2)
+    geometry = operands.geometry
+    image = channels_first(operands.input).to(operands.offset.dtype)
+    shifts = channels_first(operands.offset)
     return reference._sample(
         image, shifts, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation
     )
 
 
-def per_tap(mask: Tensor, geometry: Geometry) -> Tensor:
-    return mask.permute(0, 3, 1, 2).unflatten(1, (geometry.offset_groups, 1, geometry.taps))
+def mask_per_tap(operands: Operands) -> Tensor:
+    shape = (operands.geometry.offset_groups, 1, operands.geometry.taps)
+    return channels_first(operands.mask).unflatten(1, shape)
 
 
 def rows_of(values: Tensor, first: int, rows: int) -> Tensor:

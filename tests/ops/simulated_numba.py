@@ -63,13 +63,6 @@ def simulated(monkeypatch) -> str:
     return backend.name
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(simulated, name):
     check(simulated, CASES[name], CASES[name].tensors(torch.float32), torch.float32)

@@ -25,13 +25,6 @@ def plain(monkeypatch) -> PlainPrimitives:
     dispatch._select.cache_clear()
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("workspace", WORKSPACES)
 @pytest.mark.parametrize("name", AWKWARD)
 def test_any_workspace_gives_the_same_values(plain, monkeypatch, name, workspace):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcn_backbones.ops import deform_conv2d, dispatch, use_backend
-from dcn_backbones.ops.backends.blocks import Geometry
+from dcn_backbones.ops.backends.blocks import Geometry, Operands
 
 from .cases import AWKWARD, Case
 from .compare import assert_near
@@ -32,13 +32,6 @@ def emulated(monkeypatch):
     backend.set_device()
     yield backend
     dispatch._select.cache_clear()
-
-
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
@@ -125,10 +118,15 @@ def test_fixed_point_sums_that_are_lost_twice_stay_lost(emulated):
 GEOMETRY = Geometry((3, 3), (1, 1), (1, 1), (1, 1), (4, 5), 1)
 
 
-def operands(**changes) -> dict[str, torch.Tensor]:
-    """What `gather` takes for GEOMETRY, 20 rows of 4 channels."""
-    tensors = dict(input=torch.ones(2, 4, 5, 4), offset=torch.zeros(2, 4, 5, 18), mask=torch.ones(2, 4, 5, 9))
-    return tensors | dict(columns=torch.full((1, 20, 9, 4), torch.nan)) | changes
+def operands() -> Operands:
+    """Two images of ones, 4 channels."""
+    sampled = torch.ones(2, 4, 5, 4), torch.zeros(2, 4, 5, 18), torch.ones(2, 4, 5, 9)
+    return Operands(*sampled, torch.ones(1, 3, 36), GEOMETRY)
+
+
+def columns() -> torch.Tensor:
+    """For 20 rows."""
+    return torch.full((1, 20, 9, 4), torch.nan)
 
 
 @pytest.mark.parametrize(
@@ -145,20 +143,18 @@ def operands(**changes) -> dict[str, torch.Tensor]:
     ],
 )
 def test_the_host_side_refuses_what_a_kernel_cannot_take(emulated, changes, first, words):
-    tensors = operands(**changes)
+    tensors = operands()._asdict() | dict(columns=columns()) | changes
+    given = tensors.pop("columns")
     with pytest.raises(RuntimeError, match=words):
-        emulated.gather(
-            tensors["input"], tensors["offset"], tensors["mask"], GEOMETRY, first, tensors["columns"]
-        )
+        emulated.gather(Operands(**tensors), first, given)
 
 
 def test_tensors_that_are_not_aligned_are_taken(emulated):
-    shifted = {
-        name: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape) for name, t in operands().items()
-    }
-    columns = operands()["columns"]
-    emulated.gather(shifted["input"], shifted["offset"], shifted["mask"], GEOMETRY, 20, columns)
-    assert columns[0, 6].eq(1).all() and columns[0, 0].sum() == 4 * 4
+    aligned = operands()
+    shifted = [torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape) for t in aligned.sampled]
+    found = columns()
+    emulated.gather(Operands(*shifted, aligned.weight, GEOMETRY), 20, found)
+    assert found[0, 6].eq(1).all() and found[0, 0].sum() == 4 * 4
 
 
 # By positions and output channels of the tile, with ragged ends; narrow groups have their own kernel.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Backend, Gradients
-from .blocks import Geometry, GradientBuffers, Operands, channels_first, channels_last, cut, prepare
+from .blocks import GradientBuffers, Operands, channels_first, channels_last, cut, prepare
 
 
 class BlockedBackend(Backend):
@@ -26,10 +26,10 @@ class BlockedBackend(Backend):
     | tensor | shape | type |
     |---|---|---|
     | input | (N, H, W, C_in) | any |
-    | offset, grad_offset | (N, H_out, W_out, 2 * G * K), channels `[group][tap][y, x]` | accumulate |
-    | mask, grad_mask | (N, H_out, W_out, G * K), channels `[group][tap]` | accumulate |
+    | offset, gradients.offset | (N, H_out, W_out, 2 * G * K), channels `[group][tap][y, x]` | accumulate |
+    | mask, gradients.mask | (N, H_out, W_out, G * K), channels `[group][tap]` | accumulate |
     | columns, grad_columns | (groups, rows, K, C_in / groups), groups of the weight | input's |
-    | grad_input | (images, H, W, C_in), beginning with the image of position `first` | accumulate |
+    | gradients.input | (images, H, W, C_in), beginning with the image of position `first` | accumulate |
     """
 
     workspace_bytes: ClassVar[int] = 48 * 2**20
@@ -40,35 +40,21 @@ class BlockedBackend(Backend):
     two largest buffers: it must be done with an element of the one when it writes that of the other."""
 
     @abstractmethod
-    def gather(
-        self,
-        input: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        geometry: Geometry,
-        first: int,
-        columns: Tensor,
-    ) -> None:
+    def gather(self, operands: Operands, first: int, columns: Tensor) -> None:
         """Fill `columns` with the samples of its rows: bilinear values times the mask."""
 
     @abstractmethod
     def gather_backward(
         self,
-        grad_columns: Tensor,
-        input: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        geometry: Geometry,
+        operands: Operands,
         first: int,
+        grad_columns: Tensor,
         columns: Tensor | None,
-        grad_offset: Tensor | None,
-        grad_mask: Tensor | None,
-        grad_input: Tensor | None,
-        scale: Tensor | None,
+        gradients: GradientBuffers,
     ) -> None:
-        """Form what is not None: `columns` anew, the rows of `grad_offset` and `grad_mask`, `grad_input`.
+        """Form what is not None: `columns` anew, the rows of `gradients.offset` and `.mask`, `.input`.
 
-        All are overwritten but `grad_input`, which is added to, atomically. With a `scale` (no
+        All are overwritten but `gradients.input`, which is added to, atomically. With a `.scale` (no
         dimensions, accumulate type) it holds 64-bit integers, which `fixed_point` explains.
         """
 
@@ -86,7 +72,7 @@ class BlockedBackend(Backend):
         for images in cut(operands, rows):
             for first, rows in images.blocks:
                 columns = operands.columns(buffer, rows)
-                self.gather(*operands.sampled, operands.geometry, first, columns)
+                self.gather(operands, first, columns)
                 _multiply(
                     columns.flatten(2), weight, operands.by_group(output_rows[first : first + rows]), bias
                 )
@@ -113,19 +99,9 @@ class BlockedBackend(Backend):
         columns, grad_columns = gradients.columns(grad_output.shape[1])
         if grad_columns is not None:
             _multiply(grad_output, operands.weight, grad_columns.flatten(2))
-            self.gather_backward(
-                grad_columns,
-                *operands.sampled,
-                operands.geometry,
-                first,
-                columns,
-                gradients.offset,
-                gradients.mask,
-                gradients.input,
-                gradients.scale,
-            )
+            self.gather_backward(operands, first, grad_columns, columns, gradients)
         elif columns is not None:
-            self.gather(*operands.sampled, operands.geometry, first, columns)
+            self.gather(operands, first, columns)
         if columns is not None:
             _add_product(gradients.weight, grad_output.transpose(1, 2), columns.flatten(2))
 

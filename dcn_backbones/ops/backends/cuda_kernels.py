@@ -53,35 +53,20 @@ class CudaKernels(BlockedBackend):
         if not (may_fuse and _fused_forward(operands, bias, output)):
             super()._fill_output(operands, bias, output)
 
-    def gather(self, input, offset, mask, geometry, first, columns) -> None:
-        torch.ops.dcn_backbones._gather(input, offset, mask, *_settings(geometry), first, columns)
+    def gather(self, operands, first, columns) -> None:
+        torch.ops.dcn_backbones._gather(*operands.sampled, *_settings(operands.geometry), first, columns)
 
-    def gather_backward(
-        self,
-        grad_columns,
-        input,
-        offset,
-        mask,
-        geometry,
-        first,
-        columns,
-        grad_offset,
-        grad_mask,
-        grad_input,
-        scale,
-    ) -> None:
+    def gather_backward(self, operands, first, grad_columns, columns, gradients) -> None:
         torch.ops.dcn_backbones._gather_backward(
             grad_columns,
-            input,
-            offset,
-            mask,
-            *_settings(geometry),
+            *operands.sampled,
+            *_settings(operands.geometry),
             first,
             columns,
-            grad_offset,
-            grad_mask,
-            grad_input,
-            scale,
+            gradients.offset,
+            gradients.mask,
+            gradients.input,
+            gradients.scale,
         )
 
 

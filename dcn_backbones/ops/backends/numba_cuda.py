@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocked import BlockedBackend
-from .blocks import Geometry
+from .blocks import Operands
 
 # Numba warns of fewer; blocks that find no work return at once.
 _LEAST_BLOCKS, _MOST_BLOCKS = 128, 2**16
@@ -30,45 +30,34 @@ class NumbaCudaBackend(BlockedBackend):
             return ["there is no CUDA device"]
         return _numba_reasons()
 
-    def gather(self, input, offset, mask, geometry, first, columns) -> None:
+    def gather(self, operands, first, columns) -> None:
         from . import numba_kernels
 
+        input, offset, mask = operands.sampled
         kernel = numba_kernels.gather_kernel(_element(input))
-        sizes = _sizes(input, geometry, first, columns)
+        sizes = _sizes(operands, first, columns)
         with self._on_device(input, offset, _or(mask, offset), columns) as (arrays, stream):
             kernel[_grid(sizes), _block(), stream](*arrays[:3], mask is not None, arrays[3], sizes)
 
-    def gather_backward(
-        self,
-        grad_columns,
-        input,
-        offset,
-        mask,
-        geometry,
-        first,
-        columns,
-        grad_offset,
-        grad_mask,
-        grad_input,
-        scale,
-    ) -> None:
+    def gather_backward(self, operands, first, grad_columns, columns, gradients) -> None:
         from . import numba_kernels
 
-        kernel = numba_kernels.gather_backward_kernel(_element(input), scale is not None)
-        optional = (mask, columns, grad_offset, grad_mask, grad_input)
-        sizes = _sizes(input, geometry, first, grad_columns)
+        input, offset, mask = operands.sampled
+        kernel = numba_kernels.gather_backward_kernel(_element(input), gradients.scale is not None)
+        sizes = _sizes(operands, first, grad_columns)
+        optional = (mask, columns, gradients.offset, gradients.mask, gradients.input)
+        has = tuple(tensor is not None for tensor in optional)
         with self._on_device(
             grad_columns,
             input,
             offset,
             _or(mask, offset),
             _or(columns, grad_columns),
-            _or(grad_offset, offset),
-            _or(grad_mask, offset),
-            _or(grad_input, offset),
-            _or(scale, offset),
+            _or(gradients.offset, offset),
+            _or(gradients.mask, offset),
+            _or(gradients.input, offset),
+            _or(gradients.scale, offset),
         ) as (arrays, stream):
-            has = tuple(tensor is not None for tensor in optional)
             kernel[_grid(sizes), _block(), stream](*arrays, has, sizes)
 
     @contextlib.contextmanager
@@ -110,15 +99,15 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _sizes(input: Tensor, geometry: Geometry, first: int, columns: Tensor):
+def _sizes(operands: Operands, first: int, columns: Tensor):
     from .numba_kernels import Sizes
 
-    groups, rows = columns.shape[:2]
+    geometry = operands.geometry
     return Sizes(
         first,
-        rows,
-        *input.shape[1:],
-        groups,
+        columns.shape[1],
+        *operands.input.shape[1:],
+        operands.groups,
         geometry.offset_groups,
         *geometry.output_size,
         *geometry.kernel,

@@ -117,7 +117,7 @@ def gather_backward_kernel(element: str, fixed_point: bool) -> Callable:
             if wants_offset or wants_mask:
                 sum_up(sums, sum_y, sum_x, sum_mask)
                 if cuda.threadIdx.x == 0 and sample < samples:
-                    index = sizes[0] * _per_position(sizes) + sample
+                    index = sizes.first * _per_position(sizes) + sample
                     if wants_offset:
                         grad_offset[2 * index] = sums[0, cuda.threadIdx.y, 0]
                         grad_offset[2 * index + 1] = sums[1, cuda.threadIdx.y, 0]
@@ -132,48 +132,52 @@ def gather_backward_kernel(element: str, fixed_point: bool) -> Callable:
 
 
 @cuda.jit(device=True)
+def _taps(sizes):
+    return sizes.kernel_height * sizes.kernel_width
+
+
+@cuda.jit(device=True)
 def _per_position(sizes):
     """Samples of an output position."""
-    return sizes[6] * sizes[9] * sizes[10]
+    return sizes.offset_groups * _taps(sizes)
 
 
 @cuda.jit(device=True)
 def _samples(sizes):
-    return sizes[1] * _per_position(sizes)
+    return sizes.rows * _per_position(sizes)
 
 
 @cuda.jit(device=True)
 def _channels(sample, sizes):
     """The channels that the sample's offset group covers: the first, and the one after the last."""
-    channels = sizes[4] // sizes[6]
-    group = sample // (sizes[9] * sizes[10]) % sizes[6]
+    channels = sizes.channels // sizes.offset_groups
+    group = sample // _taps(sizes) % sizes.offset_groups
     return group * channels, (group + 1) * channels
 
 
 @cuda.jit(device=True)
 def _column(sample, channel, sizes):
     """Index into columns, (groups, rows, K, channels of a group)."""
-    taps = sizes[9] * sizes[10]
+    taps = _taps(sizes)
     line = sample // _per_position(sizes) * taps + sample % taps
-    if sizes[5] == 1:  # spares the most common case two divisions a channel
-        return line * sizes[4] + channel
-    channels = sizes[4] // sizes[5]
-    return (channel // channels * sizes[1] * taps + line) * channels + channel % channels
+    if sizes.groups == 1:  # spares the most common case two divisions a channel
+        return line * sizes.channels + channel
+    channels = sizes.channels // sizes.groups
+    return (channel // channels * sizes.rows * taps + line) * channels + channel % channels
 
 
 @cuda.jit(device=True)
 def _first_pixel(sizes):
     """Index, in the input, of the image that holds the block's first position."""
-    return sizes[0] // (sizes[7] * sizes[8]) * sizes[2] * sizes[3] * sizes[4]
+    return sizes.first // (sizes.out_height * sizes.out_width) * sizes.height * sizes.width * sizes.channels
 
 
 @cuda.jit(device=True)
 def _pixel(image, y, x, sizes):
     """Index of the first channel of a pixel of the input, -1 where there is none."""
-    _, _, height, width, channels = sizes[:5]
-    if y < 0 or y >= height or x < 0 or x >= width:
+    if y < 0 or y >= sizes.height or x < 0 or x >= sizes.width:
         return -1
-    return ((image * height + y) * width + x) * channels
+    return ((image * sizes.height + y) * sizes.width + x) * sizes.channels
 
 
 def _locate(real) -> Callable:
@@ -181,17 +185,17 @@ def _locate(real) -> Callable:
 
     @cuda.jit(device=True)
     def locate(offset, sample, sizes):
-        out_height, out_width, _, kernel_width = sizes[7:11]
-        stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x = sizes[11:17]
-        position, tap = sizes[0] + sample // _per_position(sizes), sample % (sizes[9] * sizes[10])
-        row, column = position // out_width % out_height, position % out_width
-        index = sizes[0] * _per_position(sizes) + sample
-        y = real(row * stride_y - padding_y + tap // kernel_width * dilation_y) + offset[2 * index]
-        x = real(column * stride_x - padding_x + tap % kernel_width * dilation_x) + offset[2 * index + 1]
+        position, tap = sizes.first + sample // _per_position(sizes), sample % _taps(sizes)
+        row, column = position // sizes.out_width % sizes.out_height, position % sizes.out_width
+        index = sizes.first * _per_position(sizes) + sample
+        tap_y, tap_x = tap // sizes.kernel_width, tap % sizes.kernel_width
+        grid_y = row * sizes.stride_y - sizes.padding_y + tap_y * sizes.dilation_y
+        grid_x = column * sizes.stride_x - sizes.padding_x + tap_x * sizes.dilation_x
+        y, x = real(grid_y) + offset[2 * index], real(grid_x) + offset[2 * index + 1]
         # Every comparison is false for NaN, and only positions that fit an integer are converted.
-        if not (y > -1 and y < real(sizes[2]) and x > -1 and x < real(sizes[3])):
+        if not (y > -1 and y < real(sizes.height) and x > -1 and x < real(sizes.width)):
             return index, -1, -1, -1, -1, real(0), real(0)
-        image = position // (out_height * out_width)
+        image = position // (sizes.out_height * sizes.out_width)
         top, left = np.int64(math.floor(y)), np.int64(math.floor(x))
         return (
             index,
