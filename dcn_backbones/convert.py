@@ -24,6 +24,8 @@ _EXAMPLES = """examples:
   python -m dcn_backbones.convert mine.pth ours --from torchvision --offset-name '{block}.offset2'
 """
 
+_FILES = (".pth", ".pt", ".pkl", ".safetensors", ".npz")  # else IN is the name of a model
+
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -45,6 +47,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.mean is None) != (options.std is None):
         parser.error("--mean and --std go together")
+    if options.layout != "torchvision" and _names(options) != TorchvisionNames():
+        parser.error("the names around torchvision's DeformConv2d need --from torchvision")
     return options
 
 
@@ -78,18 +82,17 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def convert(options: argparse.Namespace) -> None:
-    if not Path(options.source).exists() and not Path(options.source).suffix:
-        model = load_model(options.source)
-        settings = write_network(model, options.target, options.to)
-    else:
+    source = Path(options.source)
+    if source.is_file() or source.suffix in _FILES:
         converted = _read(options)
         settings = write_network(converted.model, options.target, options.to, converted.imported)
         _report(converted)
+    else:
+        settings = write_network(load_model(options.source), options.target, options.to)
     print(f"{options.target} is written; it needs:\n{settings}")
 
 
 def _read(options: argparse.Namespace) -> Converted:
-    names = TorchvisionNames(options.weight_name, options.offset_name, options.mask_name, options.mask_scale)
     return read_network(
         options.source,
         options.layout,
@@ -98,8 +101,12 @@ def _read(options: argparse.Namespace) -> Converted:
         input_order=options.input_order,
         pixel_mean=options.mean,
         pixel_std=options.std,
-        names=names,
+        names=_names(options),
     )
+
+
+def _names(options: argparse.Namespace) -> TorchvisionNames:
+    return TorchvisionNames(options.weight_name, options.offset_name, options.mask_name, options.mask_scale)
 
 
 def _report(converted: Converted) -> None:

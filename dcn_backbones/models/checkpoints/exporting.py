@@ -70,7 +70,7 @@ class Exported:
 
     def settings_for(self, weights: str) -> str:
         """The settings with the file's name filled in."""
-        return self.settings.replace("{weights}", weights)
+        return self.settings.rstrip().replace("{weights}", weights)
 
 
 def export_state(model: nn.Module, layout: str) -> Exported:

@@ -21,7 +21,7 @@ from .values import (
     scale_modulated,
 )
 
-_BOTTLENECK = r"\.conv3\.weight$|_branch2c_weight$"
+_BOTTLENECK = r"[._]conv3[._]weight$|_branch2c_weight$"
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def import_state(
     """
     layout = layout or find_layout(state)
     conventions = _conventions(layout)
-    if layout == "torchvision":
-        names = names or TorchvisionNames()
+    names = (names or TorchvisionNames()) if layout == "torchvision" else None
     network, left_out = _pick_network(state, conventions)
     _check_style(style, conventions, layout, network)
     their_keys = _rename(network, names.our_key if names else conventions.our_key)
@@ -85,8 +84,8 @@ def import_state(
     join_masks(ours)
     scale_modulated(ours, names.mask_scale if names else conventions.mask_scale)
     fold_conv_biases(ours)
-    change_norm_eps(ours, conventions.norm_eps)
     mean, std = _normalisation(ours, conventions.norm_eps, pixel_mean, pixel_std)
+    change_norm_eps(ours, conventions.norm_eps)
     if _is_bgr(input_order):
         reverse_input_channels(ours)
         mean, std = mean and mean[::-1], std and std[::-1]
@@ -168,6 +167,8 @@ def _normalisation(
         )
     norm = pop_input_norm(state, eps)
     if norm is not None:
-        outer_mean, outer_std = (torch.tensor(value) for value in (mean or (0.0,), std or (1.0,)))
+        outer_mean, outer_std = (
+            torch.tensor(value, dtype=torch.float64) for value in (mean or (0.0,), std or (1.0,))
+        )
         mean, std = (outer_mean + outer_std * norm[0]).tolist(), (outer_std * norm[1]).tolist()
     return (None, None) if mean is None else (tuple(mean), tuple(std))

@@ -105,7 +105,7 @@ _DCNV2 = Layout(
 # keep their last layer in `head`.
 _MMDETECTION = Layout(
     title="mmcv and mmdetection, keys of either version",
-    mark=r"^backbone\.(?!body\.)|\.conv\d(_offset|\.conv_offset)\.|^head\.fc\.",
+    mark=r"^backbone\.(?!body\.|fpn\.)|\.conv\d(_offset|\.conv_offset)\.|^head\.fc\.",
     renames=((r"\.(conv\d)_offset\.", r".\1.conv_offset."), (r"^head\.fc\.", "fc.")),
     elsewhere=r"^head\.fc\.",
 )
