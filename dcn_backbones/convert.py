@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   python -m dcn_backbones.convert mine.pth ours --from torchvision --offset-name '{block}.offset2'
 """
 
+_LAYOUT_LIST = "".join(f"  {name:<12} {layout.title}\n" for name, layout in LAYOUTS.items())
 _FILES = (".pth", ".pt", ".pkl", ".safetensors", ".npz")  # else IN is the name of a model
 
 
@@ -31,7 +32,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m dcn_backbones.convert",
         description="Convert weights between this project and others, exactly or not at all.",
-        epilog=_EXAMPLES,
+        epilog=f"layouts:\n{_LAYOUT_LIST}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -60,6 +61,9 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
         "--mean", type=_numbers, metavar="X,X,X", help="of the pixels, in 0 to 255, in that order"
     )
     group.add_argument("--std", type=_numbers, metavar="X,X,X", help="what they are divided by then")
+    group.add_argument(
+        "--norm-eps", type=float, metavar="X", help="of batch norms (default: 1e-5, mxnet 2e-5)"
+    )
     names = TorchvisionNames()
     group = parser.add_argument_group(
         "names around torchvision's DeformConv2d; {conv} is layer2.0.conv2, {block} layer2.0, {name} conv2"
@@ -101,6 +105,7 @@ def _read(options: argparse.Namespace) -> Converted:
         input_order=options.input_order,
         pixel_mean=options.mean,
         pixel_std=options.std,
+        norm_eps=options.norm_eps,
         names=_names(options),
     )
 

@@ -67,4 +67,4 @@ def _depth(state: Mapping[str, Tensor], stage: int) -> int:
 
 def _conv_groups(state: Mapping[str, Tensor]) -> int:
     weight = state.get("layer1.0.conv2.weight")
-    return len(weight) // weight.shape[1] if weight is not None else 1
+    return len(weight) // weight.shape[1] if weight is not None and weight.ndim == 4 else 1

@@ -1,9 +1,7 @@
 """Checkpoint files: read without running anything that is in them."""
 
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 # Where training programs keep the state dict in what they save: mmengine and timm, detectron2.
 _WRAPPERS = ("state_dict", "model")
@@ -46,16 +43,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Pickles are read with ``weights_only=True``, arrays with ``allow_pickle=False``: no code of a file runs.
 
     Raises:
-        ValueError: When the file is none of these or holds more than tensors, numbers and texts.
+        ValueError: When the file is none of these, is damaged or holds more than tensors, numbers and texts.
         OSError: When it cannot be read.
     """
     path = Path(path)
     try:
         content = _read(path)
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, SafetensorError, ValueError) as error:
+    except Exception as error:  # on damaged data the readers raise whatever they run into
+        if isinstance(error, OSError) and error.filename:
+            raise
         raise ValueError(_unreadable(path, error)) from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
     state = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     return Checkpoint(state, **_configuration(content.get("meta")))
 
@@ -85,8 +82,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _unreadable(path: Path, error: Exception) -> str:
     reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
     return (
-        f"{path} cannot be read without running code that may be in it ({reason}); expected .safetensors, "
-        ".npz or a state dict of torch.save: where you trust its origin, save its tensors as one of these."
+        f"{path} cannot be read as tensors alone ({reason}); expected .safetensors, .npz or a state dict of "
+        "torch.save: of a pickle with more in it, whose origin you trust, save the tensors as one of these."
     )
 
 

@@ -53,6 +53,7 @@ def import_state(
     input_order: str = "rgb",
     pixel_mean: Sequence[float] | None = None,
     pixel_std: Sequence[float] | None = None,
+    norm_eps: float | None = None,
     names: TorchvisionNames | None = None,
 ) -> Imported:
     """A state dict of another project in our names, computing here what it computes there.
@@ -68,6 +69,7 @@ def import_state(
         input_order: ``rgb``, or ``bgr`` for a network that was trained on blue, green and red.
         pixel_mean: What was taken off the pixels there, in 0 to 255 and in ``input_order``.
         pixel_std: What they were divided by then.
+        norm_eps: What batch norms add to the variance there, if not what the layout's usually do.
         names: Where the offset branches are, for the layout ``torchvision``.
 
     Raises:
@@ -84,8 +86,9 @@ def import_state(
     join_masks(ours)
     scale_modulated(ours, names.mask_scale if names else conventions.mask_scale)
     fold_conv_biases(ours)
-    mean, std = _normalisation(ours, conventions.norm_eps, pixel_mean, pixel_std)
-    change_norm_eps(ours, conventions.norm_eps)
+    norm_eps = conventions.norm_eps if norm_eps is None else norm_eps
+    mean, std = _normalisation(ours, norm_eps, pixel_mean, pixel_std)
+    change_norm_eps(ours, norm_eps)
     if _is_bgr(input_order):
         reverse_input_channels(ours)
         mean, std = mean and mean[::-1], std and std[::-1]

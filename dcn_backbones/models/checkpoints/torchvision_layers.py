@@ -56,7 +56,8 @@ def join_masks(state: dict[str, Tensor]) -> None:
     """Append the channels of every ``conv_mask`` to those of its ``conv_offset``, in place."""
     for key in [key for key in state if ".conv_mask." in key]:
         offset = key.replace(".conv_mask.", ".conv_offset.")
-        state[offset] = torch.cat([state[offset], state.pop(key)])
+        if offset in state:
+            state[offset] = torch.cat([state[offset], state.pop(key)])
 
 
 @torch.no_grad()

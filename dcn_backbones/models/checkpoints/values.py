@@ -42,7 +42,7 @@ def offset_groups(weight: Tensor) -> tuple[int, bool]:
         ValueError: When the channels are neither. Both is possible: 54 are 2 groups with a mask or 3 without;
             then the number that divides ``C_in`` is right, and the one with a mask should both do.
     """
-    channels, in_channels, height, width = weight.shape
+    channels, in_channels, height, width = (*weight.shape, 1, 1, 1, 1)[:4]
     for modulated, per_group in ((True, 3 * height * width), (False, 2 * height * width)):
         groups, rest = divmod(channels, per_group)
         if not rest and groups and in_channels % groups == 0:
@@ -62,7 +62,8 @@ def change_norm_eps(state: State, eps: float) -> None:
 
 def reverse_input_channels(state: State) -> None:
     """Turn a stem that takes blue, green and red into one that takes red, green and blue."""
-    state["conv1.weight"] = state["conv1.weight"].flip(1)
+    if "conv1.weight" in state:
+        state["conv1.weight"] = state["conv1.weight"].flip(1)
 
 
 def complete_norms(state: State) -> None:
@@ -80,10 +81,9 @@ def pop_input_norm(state: State, eps: float) -> tuple[Tensor, Tensor] | None:
     Returns:
         The mean and the standard deviation that it normalises with, ``(C_in,)`` each, or None without one.
     """
-    parts = {
-        key.removeprefix("bn_data."): state.pop(key) for key in list(state) if key.startswith("bn_data.")
-    }
-    if not parts:
+    names = ("running_mean", "running_var", "bias", "weight")
+    if not all(f"bn_data.{name}" in state for name in names):
         return None
-    deviation = (parts["running_var"] + eps).sqrt()
-    return parts["running_mean"] - parts["bias"] * deviation, deviation
+    mean, variance, bias, _ = (state.pop(f"bn_data.{name}").double() for name in names)
+    deviation = (variance + eps).sqrt()
+    return mean - bias * deviation, deviation

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from dcn_backbones.layers import DeformConv2d
@@ -283,18 +285,27 @@ def test_a_network_deformable_in_part_is_completed(images, our_model):
     assert difference(ours, theirs, images) <= TOLERANCE
 
 
-def test_a_plain_detector_of_torchvision(images, our_model):
-    theirs = randomised(ResNet(Design(deformable=(False,) * 4)), images)
-    frozen = {
-        f"backbone.body.{key}": value
-        for key, value in state_of(theirs).items()
-        if "num_batches" not in key and not key.startswith("fc")
-    }
-    imported = import_state({**frozen, "backbone.fpn.inner_blocks.0.0.weight": torch.ones(1)})
-    assert imported.left_out == ("backbone.fpn.inner_blocks.0.0.weight",)
-    load_imported(ours := our_model(Design(), num_classes=0), imported)
-    theirs.fc = nn.Identity()
+def test_a_resnet_of_torchvision(images):
+    theirs = randomised(torchvision.models.resnet18(num_classes=10), images)
+    ours = timm.create_model("dcnv2_resnet18", num_classes=10).double().eval()
+    assert len(load_imported(ours, import_state(theirs.state_dict()))) == 12
     assert difference(ours, theirs, images) <= TOLERANCE
+
+
+def test_a_detector_of_torchvision(images):
+    """Its frozen batch norms add nothing in the oldest weights, which `overwrite_eps` sets, and 1e-5 else."""
+    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    theirs = randomised(detector.backbone.body, images)
+    for norm_eps in (None, 0.0):
+        for module in theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 1e-5 if norm_eps is None else norm_eps
+        imported = import_state(detector.state_dict(), norm_eps=norm_eps)
+        assert imported.left_out and all(not key.startswith("backbone.body.") for key in imported.left_out)
+        ours = timm.create_model("dcnv1_resnet50", num_classes=0).double().eval()
+        load_imported(ours, imported)
+        expected = list(theirs(images).values())[-1]
+        torch.testing.assert_close(ours.forward_features(images), expected, rtol=1e-9, atol=1e-9)
 
 
 BRANCH, ONE = "stage2_unit1_conv2", torch.ones(1)
@@ -323,6 +334,15 @@ BRANCH, ONE = "stage2_unit1_conv2", torch.ones(1)
 def test_what_cannot_be_converted_is_said(state, told, message):
     with pytest.raises(ValueError, match=message):
         import_state(state, **told)
+
+
+def test_parts_of_a_network_are_listed_not_stumbled_over(our_model):
+    """Without a stem, an offset branch, or all of the norm of the image."""
+    parts = {"bn_data.weight": ONE, "layer2.0.modulator2.weight": ONE}
+    names = TorchvisionNames(offset="{block}.offset2", mask="{block}.modulator2")
+    imported = import_state(parts, "torchvision", input_order="bgr", names=names)
+    with pytest.raises(ValueError, match=r"unknown: bn_data\.weight, layer2\.0\.modulator2\.weight\.$"):
+        load_imported(our_model(Design()), imported)
 
 
 def test_the_given_tensors_are_left_alone(images):
