@@ -188,15 +188,23 @@ class DeformConv2d(nn.Module):
         ``state_dict`` is `load_state_dict`'s own copy: its entries are replaced, the tensors are left alone.
         """
         with torch.no_grad():
-            completed = self._complete_state(state_dict, prefix)
+            completed = self.complete_state(state_dict, prefix)
         if completed:
             _announce_once(prefix, missing_keys)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _complete_state(self, state: dict[str, Any], prefix: str) -> bool:
-        """Complete a plain convolution's state in place; whether there was anything to complete."""
+    def complete_state(self, state: dict[str, Any], prefix: str) -> bool:
+        """Complete a plain convolution's state in place, as loading does.
+
+        Args:
+            state: State dict whose keys of this layer start with ``prefix``.
+            prefix: The layer's path in the network and a dot, or nothing.
+
+        Returns:
+            Whether there was anything to complete: a weight without a ``conv_offset``.
+        """
         weight = state.get(f"{prefix}weight")
         offset_keys = [f"{prefix}conv_offset.{name}" for name in ("weight", "bias")]
         if weight is None or any(key in state for key in offset_keys):
