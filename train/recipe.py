@@ -24,6 +24,7 @@ class Recipe:
     train_split: str = "train"
     val_split: str = "validation"
     data_terms: str = ""  # what the data may be used for; travels with the weights
+    data_hub_id: str = ""  # the data's name on the Hugging Face Hub, for published results
     img_size: int = 224
     eval_img_size: int = 0  # 0 is img_size
     train_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from train.checkpoint import load_weights
-from train.command import run_command
+from train.command import CommandParser, run_command
 from train.data import create_eval_loader, open_dataset
 from train.distribution import World
 from train.evaluate import evaluate
@@ -26,9 +26,7 @@ from train.results import check_results_file, format_table, write_results
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; options left out follow the model's own configuration."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     models = parser.add_mutually_exclusive_group(required=True)
     models.add_argument("--model", help="a timm model name, hf-hub: and local-dir: included")
     models.add_argument(
