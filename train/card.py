@@ -56,7 +56,7 @@ Every setting and the log of every epoch that was kept are in `training.json`.
 
 ## Limits
 
-- It answers with one of its {num_classes} classes whatever the picture shows, and its probabilities are not calibrated.
+- It answers with one of its {num_classes} classes whatever a picture shows, with uncalibrated probabilities.
 - The accuracy is that of one run on photographs like those it was trained on; nothing was measured on others,
   and nothing about bias.
 - Its last phase saw images of {training_size} px: detail that is lost at that size cannot matter to it.
@@ -87,7 +87,8 @@ _CITATIONS = {
     "dcnv1": """\
 @inproceedings{dai2017deformable,
   title = {Deformable Convolutional Networks},
-  author = {Dai, Jifeng and Qi, Haozhi and Xiong, Yuwen and Li, Yi and Zhang, Guodong and Hu, Han and Wei, Yichen},
+  author = {Dai, Jifeng and Qi, Haozhi and Xiong, Yuwen and Li, Yi and
+            Zhang, Guodong and Hu, Han and Wei, Yichen},
   booktitle = {ICCV},
   year = {2017}
 }""",
@@ -108,10 +109,12 @@ _CITATIONS = {
 }
 
 _KINDS = {
-    "dcnv1": "A ResNet whose later 3x3 convolutions are deformable (DCNv1): each sample of a kernel is moved by an\n"
-    "offset that the network predicts from the image.",
-    "dcnv2": "A ResNet whose later 3x3 convolutions are modulated deformable (DCNv2): each sample of a kernel is moved\n"
-    "by an offset and weighted by a mask, both predicted from the image.",
+    "dcnv1": """\
+A ResNet whose later 3x3 convolutions are deformable (DCNv1): each sample of a kernel is moved by an offset
+that the network predicts from the image.""",
+    "dcnv2": """\
+A ResNet whose later 3x3 convolutions are modulated deformable (DCNv2): each sample of a kernel is moved by
+an offset and weighted by a mask, both predicted from the image.""",
     "": "A network without deformable layers, trained as the starting point of deformable ones.",
 }
 
@@ -119,8 +122,8 @@ _KINDS = {
 def model_card(name: str, history: TrainingHistory, source: str | None = None, sections: str = "") -> str:
     """Markdown card of the weights `name` (`MODEL.TAG`).
 
-    `source` is what `timm.create_model` loads them by, `name` if None; `sections` are further ones in Markdown,
-    for between the results and how they came about.
+    `source` is what `timm.create_model` loads them by, `name` if None; `sections` are further ones in
+    Markdown, for between the results and how they came about.
     """
     recipe, result = history.recipe, history.result
     generation = recipe.model.split("_")[0] if recipe.model.startswith("dcnv") else ""

@@ -1,4 +1,4 @@
-"""How the scripts of `train/` and `hub/` are called and how they end: errors are one sentence, not a traceback.
+"""How the scripts of `train/` and `hub/` are called and how they end: errors are one sentence.
 
 Exit status: 0 done, 1 an error, 2 the command was called wrongly.
 """

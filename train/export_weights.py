@@ -29,7 +29,7 @@ from train.data.sources import ImageSource
 from train.distribution import World
 from train.evaluate import evaluate
 from train.history import TRAINING, TrainingHistory, run_phases
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe
 
 ARCHITECTURE_FIELDS = ("architecture", "input_size", "first_conv", "classifier")
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
