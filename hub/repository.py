@@ -144,6 +144,8 @@ def publish_folder(
     first, the repository is compared anew. Raises HubError; the repository then is as it was.
     """
     tried(f"creating {repository}", lambda: api.create_repo(repository, private=private, exist_ok=True))
+    if private:
+        _check_private(api, repository)
     first = plan = plan_publication(api, repository, folder)
     for wait in (*WAITS, None):
         if not plan.changes:
@@ -158,29 +160,37 @@ def publish_folder(
     return first, plan.parent
 
 
+def _check_private(api: HfApi, repository: str) -> None:
+    """A repository that exists stays as public as it is, whatever is asked for when it is created."""
+    if not tried(f"looking up {repository}", lambda: api.model_info(repository)).private:
+        raise HubError(f"{repository} exists and is public, expected a private repository or a new one")
+
+
 def _is_overtaken(error: Exception) -> bool:
     return isinstance(error, HfHubHTTPError) and error.response.status_code == _PRECONDITION_FAILED
 
 
 def _commit(api: HfApi, repository: str, folder: Path, plan: Plan, message: str) -> str:
+    """One attempt: the client checks the card, uploads what the Hub lacks, repeating that, and commits."""
     additions = [CommitOperationAdd(name, folder / name) for name in plan.having("new", "changed")]
-    try:
-        # The client repeats uploads itself, and leaves out what the Hub has from an attempt before.
-        api.preupload_lfs_files(repository, additions, free_memory=False)
-    except (HfHubHTTPError, TransportError, RuntimeError, ValueError) as error:
-        what = _failed_upload(error) or "the files"
-        raise HubError(f"uploading {what} to {repository} failed: {reason(error)}") from error
     deletions = [CommitOperationDelete(name) for name in plan.having("deleted")]
-    commit = api.create_commit(
-        repository, [*additions, *deletions], commit_message=message, parent_commit=plan.parent
-    )
-    return commit.oid
+    operations = [*additions, *deletions]
+    try:
+        return api.create_commit(
+            repository, operations, commit_message=message, parent_commit=plan.parent
+        ).oid
+    except RuntimeError as error:
+        raise HubError(
+            f"uploading {_failed_upload(error)} to {repository} failed: {reason(error)}"
+        ) from error
+    except ValueError as error:
+        raise HubError(f"the commit to {repository} was refused: {reason(error)}") from error
 
 
-def _failed_upload(error: Exception) -> str:
+def _failed_upload(error: RuntimeError) -> str:
     """The file's name, which the client puts between quotes."""
-    parts = str(error).split("'") if isinstance(error, RuntimeError) else []
-    return parts[1] if len(parts) > 2 else ""
+    parts = str(error).split("'")
+    return parts[1] if len(parts) > 2 else "the files"
 
 
 def _remote_file(entry: RepoFile) -> RemoteFile:

@@ -52,7 +52,7 @@ class Hub(ThreadingHTTPServer):
         port: 0 takes a free one.
         routes: Of each the method and the path, as regular expressions, and what answers.
         tokens: The ones that may write and see private repositories.
-        part_size: Bytes of a part of an upload, 0 for one part whatever its size.
+        part_size: Least bytes of a part of an upload, 0 for one part whatever its size.
     """
 
     daemon_threads = True
@@ -61,9 +61,7 @@ class Hub(ThreadingHTTPServer):
         self.routes = routes
         self.store, self.faults, self.tokens, self.part_size = Store(root), Faults(), tokens, part_size
         self.requests: list[Asked] = []
-        self.tickets: dict[
-            str, str
-        ] = {}  # upload addresses that were given out, with the SHA-256 expected there
+        self.tickets: dict[str, str] = {}  # of uploads, with the repositories that they are for
         super().__init__(("127.0.0.1", port), Handler)
 
     @property

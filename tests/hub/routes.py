@@ -10,6 +10,7 @@ from tests.hub.protocol import Answer, Handler
 from tests.hub.store import File, Refusal, Repository, card_metadata, is_large
 
 _POINTER_SIZE = 134
+_LARGEST_NUMBER_OF_PARTS = 8  # of an upload
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 _REVISION = r"(?P<revision>[^/]+)"
 
@@ -180,9 +181,10 @@ def _upload_actions(request: Handler, repository: Repository, wanted: dict[str, 
     ticket = request.give_ticket(repository.name, oid)
     address = f"{server.address}/lfs/{ticket}"
     verify = {"href": f"{address}/verify"}
-    if not server.part_size or size <= server.part_size:
+    part_size = max(server.part_size, math.ceil(size / _LARGEST_NUMBER_OF_PARTS))
+    if not server.part_size or size <= part_size:
         return {"oid": oid, "size": size, "actions": {"upload": {"href": address}, "verify": verify}}
-    parts = {str(part): f"{address}/{part}" for part in range(1, math.ceil(size / server.part_size) + 1)}
-    header = {"chunk_size": str(server.part_size), **parts}
+    parts = {str(part): f"{address}/{part}" for part in range(1, math.ceil(size / part_size) + 1)}
+    header = {"chunk_size": str(part_size), **parts}
     upload = {"href": f"{address}/complete", "header": header}
     return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}}

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--token", action="append", help=f"one that may write (default: {TOKEN})")
     parser.add_argument(
-        "--part-size", type=int, default=0, help="bytes of a part of an upload, 0 for one part"
+        "--part-size", type=int, default=0, help="least bytes of a part of an upload, 0 for one"
     )
     arguments = parser.parse_args()
     tokens = set(arguments.token or [TOKEN])

@@ -157,6 +157,14 @@ def test_private_repository_needs_the_logged_in_token(client, hub, exported, org
     assert client.python(LOAD.format(name=name, output="unused")).status == 99
 
 
+def test_private_is_not_promised_of_a_repository_that_is_public(client, hub, exported, publish, organization):
+    name = f"{organization}/pixels"
+    assert publish(name).status == 0
+    finished = client.script("publish", exported, "--repo", name, "--private")
+    assert finished.status == 1 and f"{name} exists and is public" in finished.text
+    assert len(hub.titles(name)) == 2
+
+
 def test_wrong_token_is_refused_with_a_sentence(client, hub, exported, organization):
     client.log_in("hf_wrong")
     finished = client.script("publish", exported, "--repo", f"{organization}/pixels")

@@ -1,6 +1,7 @@
 """Publishing to a Hub that fails: what passes is tried again, and there is a whole commit or none."""
 
 import hashlib
+import shutil
 
 import pytest
 
@@ -95,6 +96,25 @@ def test_a_commit_that_another_came_before_is_planned_anew(hub, publish, content
     assert_whole(hub, name, contents)
 
 
+STALE = """
+from pathlib import Path
+from huggingface_hub import HfApi
+from hub.repository import _commit, plan_publication
+api, name, folder = HfApi(), {name!r}, Path({folder!r})
+api.create_repo(name)
+plan = plan_publication(api, name, folder)
+api.upload_file(path_or_fileobj=b"1", path_in_repo="NOTES", repo_id=name)
+_commit(api, name, folder, plan, "late")
+"""
+
+
+def test_a_plan_that_is_out_of_date_is_not_committed(client, hub, contents, organization):
+    name = f"{organization}/pixels"
+    finished = client.python(STALE.format(name=name, folder=str(contents)))
+    assert finished.status == 99 and "412" in finished.text
+    assert hub.files(name).keys() == {".gitattributes", "NOTES"}
+
+
 def test_a_commit_that_never_succeeds_leaves_the_repository_as_it_was(hub, publish, contents, organization):
     name = f"{organization}/pixels"
     hub.fault("error", method="POST", path=".*/commit/main", times=-1)
@@ -111,11 +131,9 @@ def test_a_commit_that_never_succeeds_leaves_the_repository_as_it_was(hub, publi
 def test_a_card_with_invalid_metadata_is_refused_before_anything_is_uploaded(
     hub, publish, contents, organization, tmp_path
 ):
-    import shutil
-
     shutil.copytree(contents, tmp_path / "contents")
     card = tmp_path / "contents" / "README.md"
     card.write_text(card.read_text().replace("license_name: training-data-terms\n", ""))
     finished = publish(f"{organization}/pixels", tmp_path / "contents")
     assert finished.status == 1 and "license_name is required" in finished.text
-    assert hub.titles(f"{organization}/pixels") == ["initial commit"]
+    assert hub.titles(f"{organization}/pixels") == ["initial commit"] and not hub.requests("PUT")
