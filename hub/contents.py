@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from dcn_backbones.analysis import classify, draw_sampling, load_model, read_image
+from dcn_backbones.analysis import draw_sampling, load_model, read_image
+from dcn_backbones.analysis.classify import class_words
 from dcn_backbones.layers import DeformConv2d
 from dcn_backbones.ops import use_backend
 from hub.checksums import write_sums
@@ -23,6 +25,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SOURCE_FILES = (WEIGHTS, CONFIG, TRAINING)
 CURVES, SAMPLING = "curves.png", "sampling.jpg"
 EVALUATION = ".eval_results"
+_SHOWN_CLASSES = 5
 _FLOATING_TYPES = {"F32", "F16"}
 _INTEGER_TYPES = {"I64", "I32"}
 
@@ -46,12 +49,14 @@ def write_contents(source: Path, output: Path, repository: str, photograph: Path
     history = load_history(output / TRAINING)
     model = load_model(f"local-dir:{output}")
     _copy_photograph(photograph, output / GOLDEN_IMAGE)
-    write_golden(model, output)  # leaves the model in float64
-    pictures = _draw_pictures(model, history, output)
+    with tqdm(total=2, desc="golden logits and pictures", disable=None, leave=False) as bar:
+        logits = write_golden(model, output)  # leaves the model in float64
+        bar.update()
+        pictures = _draw_pictures(model, history, output)
     _write_evaluation(history, output)
     # The card is for people to edit where they find it, so no checksum holds it fast.
     write_sums(output, [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()])
-    sections = [*pictures, _golden_section(model, output, repository, credit)]
+    sections = [*pictures, _golden_section(model, logits, repository, credit)]
     name = repository.partition("/")[2]
     card = model_card(name, history, f"hf-hub:{repository}", "\n".join(sections))
     (output / CARD).write_text(card, encoding="utf-8")
@@ -120,10 +125,13 @@ def _write_evaluation(history: TrainingHistory, output: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _golden_section(model: nn.Module, folder: Path, repository: str, credit: str) -> str:
-    with use_backend("reference"):
-        predictions = classify(model, read_image(folder / GOLDEN_IMAGE))
-    rows = [f"| {prediction.words} | {prediction.probability:.1%} |" for prediction in predictions]
+def _golden_section(model: nn.Module, logits: Tensor, repository: str, credit: str) -> str:
+    words = class_words(model)
+    best = logits.softmax(0).topk(min(_SHOWN_CLASSES, len(logits)))
+    rows = [
+        f"| {words[index]} | {probability:.1%} |"
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
     return "\n".join(
         [
             "## Golden input",

@@ -32,8 +32,8 @@ class Comparison:
     words: str
 
 
-def write_golden(model: nn.Module, folder: Path) -> None:
-    """Write the logits of `golden.png` in `folder` beside it.
+def write_golden(model: nn.Module, folder: Path) -> Tensor:
+    """Write the logits (num_classes,) of `golden.png` in `folder` beside it, and return them.
 
     They are computed by the operator's reference in float64 and rounded, so that they are the same wherever
     they are written.
@@ -45,6 +45,7 @@ def write_golden(model: nn.Module, folder: Path) -> None:
         "logits": [round(value, 5) for value in logits.tolist()],
     }
     (folder / GOLDEN).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    return logits
 
 
 def reference_logits(model: nn.Module, image: Path) -> Tensor:

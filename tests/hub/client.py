@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 
-TIME_LIMIT = 60  # seconds
+TIME_LIMIT = 300  # seconds
 
 
 def main() -> None:

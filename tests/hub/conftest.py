@@ -32,8 +32,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_ETAG_TIMEOUT": "3",  # seconds
-    "HF_HUB_DOWNLOAD_TIMEOUT": "3",
 }
 
 

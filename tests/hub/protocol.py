@@ -157,12 +157,12 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "slow":
             time.sleep(fault.seconds)
         body, headers = self.render(answer)
+        self.note(answer.status)  # first, so that it is there when the client has its answer
         try:
             self.send_response(answer.status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.note(answer.status)
             if self.command != "HEAD":
                 self.send_body(body)
         except ConnectionError:

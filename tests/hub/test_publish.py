@@ -63,7 +63,7 @@ def test_a_run_is_published_whole_and_loaded_by_timm(
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_card_results_and_pictures_tell_what_was_measured(publish, client, hub, exported, organization):
+def test_card_results_and_pictures_tell_what_was_measured(client, hub, finished_run, exported, organization):
     name = f"{organization}/dcnv2_resnet18.pixels"
     assert client.script("publish", exported, "--repo", name).status == 0
     history = load_history(exported / "training.json")
@@ -90,7 +90,7 @@ def test_card_results_and_pictures_tell_what_was_measured(publish, client, hub, 
     assert entry.value == round(history.result["top1"], 2) and "7 images of 3 classes" in entry.notes
     for picture in ("curves.png", "sampling.jpg", "golden.png"):
         Image.open(io.BytesIO(hub.content(name, picture))).load()
-    assert str(exported.parent) not in hub.content(name, "training.json").decode()
+    assert str(finished_run.parent) not in hub.content(name, "training.json").decode()
     golden = json.loads(hub.content(name, "golden.json"))
     assert len(golden["logits"]) == 3 and max(golden["logits"]) > min(golden["logits"])
 
