@@ -1,10 +1,9 @@
 """The README card of published weights, written from the recipes and measurements of their runs."""
 
 from pathlib import Path
-from typing import Any
 
-from train.recipe import RECIPE, Recipe, load_recipe
-from train.results import read_log
+from train.history import Phase, TrainingHistory
+from train.recipe import Recipe
 
 _CARD = """\
 ---
@@ -12,79 +11,144 @@ library_name: timm
 pipeline_tag: image-classification
 license: other
 license_name: training-data-terms
-tags:
+{datasets}tags:
 - image-classification
 - timm
+- dcn_backbones
 - deformable-convolution
 ---
 # {name}
 
 `{model}` with {num_classes} classes: **{top1:.2f} % top-1, {top5:.2f} % top-5** on the {images:,} validation
-images of {data} (these float16 values, computed in float32, {img_size} px, every image once).{size_note}
+images of {data} ({values}, computed in float32, {img_size} px, every image once).{size_note}
+
+{what}
+
+## Use
 
 ```python
-import timm, dcn_backbones
-
-model = timm.create_model("{name}", pretrained=True).eval()
+import timm, dcn_backbones  # importing the package registers the model
+model = timm.create_model("{source}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 ```
 
+## Results
+
+| data | images | size | top-1 % | top-5 % | loss |
+|---|---|---|---|---|---|
+| {data}, `{val_split}` | {images:,} | {img_size} px | {top1:.2f} | {top5:.2f} | {loss} |
+{sections}
 ## How it was made
 
 {phases}
 
-Each phase starts from the one before. Plain weights are converted exactly before the first deformable step:
-offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples.
-
-- Loss: {loss}
+{starts}- Loss: {loss_function}
 - Optimizer: {opt}, momentum {momentum}, batch {batch_size} in each process{accumulated}
 - Weight decay: {weight_decay}, none on vectors and biases
 - Learning rate: {sched} schedule; {offset_lr_scale}x in the branches that predict the offsets
 - Augmentation: {augmentation}
 
+Every setting and the log of every epoch that was kept are in `training.json`.
+
 ## Preprocessing
 
 {img_size}x{img_size} px, {interpolation}, centre crop {crop_pct:.0%}, mean {mean}, standard deviation {std}.
+
+## Limits
+
+- It answers with one of its {num_classes} classes whatever a picture shows, with uncalibrated probabilities.
+- The accuracy is that of one run on photographs like those it was trained on; nothing was measured on others,
+  and nothing about bias.
+- Its last phase saw images of {training_size} px: detail that is lost at that size cannot matter to it.
 
 ## Terms
 
 Data: {terms}. The code is Apache-2.0; the weights carry the terms of the data that they were
 trained on.
+
+## Citation
+
+```bibtex
+{citation}
+```
 """
 
 _PHASE_HEADER = """\
 | phase | model | epochs | size | learning rate | training images/s | top-1 % | top-5 % |
 |---|---|---|---|---|---|---|---|"""
 
+_STARTS = """\
+Each phase starts from the one before. Plain weights are converted exactly before the first deformable step:
+offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples.
 
-def training_history(run: Path) -> list[tuple[Recipe, list[dict[str, Any]]]]:
-    """The recipes and epoch logs behind a run, oldest first: `init_from` is followed from run to run."""
-    recipe = load_recipe(run / RECIPE)
-    # epoch 0 is the evaluation before the first step
-    log = [record for record in read_log(run / "log.jsonl") if record["epoch"] > 0]
-    start = Path(recipe.init_from)
-    parent = start if start.is_dir() else start.parent
-    is_run = bool(recipe.init_from) and (parent / RECIPE).is_file()
-    return [*(training_history(parent) if is_run else []), (recipe, log)]
+"""
+
+_CITATIONS = {
+    "dcnv1": """\
+@inproceedings{dai2017deformable,
+  title = {Deformable Convolutional Networks},
+  author = {Dai, Jifeng and Qi, Haozhi and Xiong, Yuwen and Li, Yi and
+            Zhang, Guodong and Hu, Han and Wei, Yichen},
+  booktitle = {ICCV},
+  year = {2017}
+}""",
+    "dcnv2": """\
+@inproceedings{zhu2019deformable,
+  title = {Deformable ConvNets v2: More Deformable, Better Results},
+  author = {Zhu, Xizhou and Hu, Han and Lin, Stephen and Dai, Jifeng},
+  booktitle = {CVPR},
+  year = {2019}
+}""",
+    "": """\
+@inproceedings{he2016deep,
+  title = {Deep Residual Learning for Image Recognition},
+  author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle = {CVPR},
+  year = {2016}
+}""",
+}
+
+_KINDS = {
+    "dcnv1": """\
+A ResNet whose later 3x3 convolutions are deformable (DCNv1): each sample of a kernel is moved by an offset
+that the network predicts from the image.""",
+    "dcnv2": """\
+A ResNet whose later 3x3 convolutions are modulated deformable (DCNv2): each sample of a kernel is moved by
+an offset and weighted by a mask, both predicted from the image.""",
+    "": "A network without deformable layers, trained as the starting point of deformable ones.",
+}
 
 
-def model_card(
-    name: str, recipe: Recipe, result: dict[str, float], history: list[tuple[Recipe, list[dict[str, Any]]]]
-) -> str:
-    """Markdown card of the weights `name` (`MODEL.TAG`) with the measured `result` of `evaluate`."""
-    rows = [_phase_row(number, *phase) for number, phase in enumerate(history, start=1)]
+def model_card(name: str, history: TrainingHistory, source: str | None = None, sections: str = "") -> str:
+    """Markdown card of the weights `name` (`MODEL.TAG`).
+
+    `source` is what `timm.create_model` loads them by, `name` if None; `sections` are further ones in
+    Markdown, for between the results and how they came about.
+    """
+    recipe, result = history.recipe, history.result
+    generation = recipe.model.split("_")[0] if recipe.model.startswith("dcnv") else ""
+    rows = [_phase_row(number, phase) for number, phase in enumerate(history.phases, start=1)]
     return _CARD.format(
         name=name,
+        source=source or name,
+        sections=f"\n{sections}" if sections else "",
+        datasets=f"datasets:\n- {recipe.data_hub_id}\n" if recipe.data_hub_id else "",
         model=recipe.model,
+        what=_KINDS[generation],
         num_classes=recipe.num_classes,
         top1=result["top1"],
         top5=result["top5"],
+        loss=f"{result['loss']:.3f}" if "loss" in result else "",
         images=result["images"],
+        values=f"these {history.dtype} values",
         data=Path(recipe.data_dir).name,
-        img_size=recipe.img_size,
-        size_note=_size_note(recipe.img_size, history[-1][0].img_size),
+        val_split=recipe.val_split,
+        img_size=history.img_size,
+        training_size=recipe.img_size,
+        size_note=_size_note(history.img_size, recipe.img_size),
         phases="\n".join([_PHASE_HEADER, *rows]),
-        loss=_loss(recipe),
+        starts=_STARTS if len(rows) > 1 else "",
+        loss_function=_loss(recipe),
         opt=recipe.opt,
         momentum=recipe.momentum,
         sched=recipe.sched,
@@ -98,6 +162,7 @@ def model_card(
         mean=recipe.mean,
         std=recipe.std,
         terms=recipe.data_terms or "not stated by the recipe",
+        citation=_CITATIONS[generation],
     )
 
 
@@ -123,11 +188,11 @@ def _size_note(size: int, training_size: int) -> str:
     return f"\nTraining ended at {training_size} px; the size for use was chosen on these validation images."
 
 
-def _phase_row(number: int, recipe: Recipe, log: list[dict[str, Any]]) -> str:
-    speed = sum(record["train_images_per_second"] for record in log) / len(log)
-    last = log[-1]
+def _phase_row(number: int, phase: Phase) -> str:
+    recipe, last = phase.recipe, phase.log[-1]
+    speed = sum(record["train_images_per_second"] for record in phase.log) / len(phase.log)
     return (
-        f"| {number} | {recipe.model} | {len(log)} | {recipe.img_size} px "
+        f"| {number} | {recipe.model} | {last['epoch']} | {recipe.img_size} px "
         f"| {recipe.lr:g} to {recipe.min_lr:g} | {speed:.0f} "
         f"| {last['val_top1']:.2f} | {last['val_top5']:.2f} |"
     )

@@ -6,7 +6,6 @@ Every folder below holds a run's `recipe.yaml` and `results.json`, and `perturbe
 `validate.py --run RUN --perturb ... --results-file` has written it. Prints tables in Markdown.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,7 +17,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from train.command import run_command
+from train.command import CommandParser, run_command
 from train.data.perturb import UNCHANGED
 from train.recipe import RECIPE
 
@@ -103,9 +102,7 @@ def comparison_table(measured: Sequence[Measurement], baseline: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     parser.add_argument("folder", type=Path, help="folder of folders of runs")
     parser.add_argument("--baseline", default="resnet18", help="model that the others are compared with")
     arguments = parser.parse_args()

@@ -28,6 +28,7 @@ class Recipe:
     train_share: float = 1.0  # of the training images, of every class alike
     holdout: float = 0.0  # share of the training images that is evaluated in place of val_split
     data_terms: str = ""  # what the data may be used for; travels with the weights
+    data_hub_id: str = ""  # the data's name on the Hugging Face Hub, for published results
     img_size: int = 224
     eval_img_size: int = 0  # 0 is img_size
     train_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])

@@ -10,7 +10,6 @@ and the queue goes on elsewhere.
 Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
 """
 
-import argparse
 import fcntl
 import json
 import re
@@ -29,7 +28,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.checkpoint import list_checkpoints
-from train.command import run_command
+from train.command import CommandParser, run_command
 from train.recipe import Recipe, load_recipe
 from train.signals import INTERRUPTED, StopSignals
 
@@ -160,9 +159,7 @@ def work(runs: list[QueuedRun], minutes: float, settings: Sequence[str] = ()) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     parser.add_argument("queue", type=Path, help="YAML file with a list of runs")
     parser.add_argument("--minutes", type=float, help="how long to train")
     parser.add_argument(

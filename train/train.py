@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, save_checkpoint, save_weights
 from train.checks import check_recipe
-from train.command import run_command
+from train.command import CommandParser, run_command
 from train.data import create_train_loader, create_val_loader
 from train.distribution import World, connect
 from train.evaluate import evaluate
@@ -253,9 +253,7 @@ def run(recipe: Recipe, output: Path, resume: str = "auto", wandb: bool = False)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="recipe file")
     parser.add_argument("--output", type=Path, help="folder of the run, runs/RECIPE by default")
     parser.add_argument(

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from train.checkpoint import WEIGHTS, load_weights
-from train.command import run_command
+from train.command import CommandParser, run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.perturb import PERTURBATIONS, UNCHANGED, PerturbedImages
 from train.distribution import World
@@ -30,9 +30,7 @@ from train.results import check_results_file, format_table, write_results
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; options left out follow the model's own configuration."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     models = parser.add_mutually_exclusive_group(required=True)
     models.add_argument("--model", help="a timm model name, hf-hub: and local-dir: included")
     models.add_argument(
@@ -90,7 +88,7 @@ def model_names(model: str | None, model_list: str | None) -> list[str]:
 def create_model(name: str, arguments: argparse.Namespace) -> nn.Module:
     """The model with its weights, on the device and in the memory format asked for."""
     if arguments.run:
-        model = trained_model(arguments.run)
+        model = run_model(arguments.run)
     else:
         size = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
         model = timm.create_model(name, pretrained=arguments.pretrained, **size)
@@ -100,7 +98,7 @@ def create_model(name: str, arguments: argparse.Namespace) -> nn.Module:
     return model.to(arguments.device, memory_format=memory_format)
 
 
-def trained_model(run: Path) -> nn.Module:
+def run_model(run: Path) -> nn.Module:
     """A finished run's network, configured for the images that the run has evaluated."""
     recipe = load_recipe(run / RECIPE)
     model = build_model(recipe)

@@ -128,7 +128,7 @@ def _draw_samples(axes: "Axes", locations: SamplingLocations) -> None:
     axes.scatter(
         *positions.T,
         s=area * (0.4 + 0.6 * strength),
-        alpha=0.25 + 0.75 * strength,
+        alpha=0.25 + 0.75 * strength if len(strength) else None,  # matplotlib takes no empty array
         linewidths=0.02 * area,
         label="its samples, sized by weight",
         **_SAMPLE,

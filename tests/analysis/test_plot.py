@@ -1,6 +1,7 @@
 """The picture: where its marks are, what its titles say, and how it reaches the disk."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,13 @@ def test_samples_outside_are_not_drawn(record, tmp_path):
     centre = draw(tmp_path / "centre.png", [sampling_locations(record, (64, 64))])
     corner = draw(tmp_path / "corner.png", [sampling_locations(record, (0, 0))])
     assert count(corner, "red") < 0.7 * count(centre, "red")
+
+
+def test_a_unit_whose_samples_are_all_outside_is_drawn_without_them(record, tmp_path):
+    centre = sampling_locations(record, (64, 64))
+    picture = draw(tmp_path / "none.png", [replace(centre, inside=torch.zeros_like(centre.inside))])
+    assert count(picture, "green") > 100
+    assert count(picture, "red") < 0.2 * count(draw(tmp_path / "all.png", [centre]), "red")
 
 
 def test_marks_are_where_the_positions_say(record, tmp_path):

@@ -24,3 +24,11 @@ def test_wrong_input_ends_in_a_sentence(arguments, sentence):
     run = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
     assert sentence in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("script", ["train", "validate", "run_queue", "export_weights"])
+def test_bad_usage_is_one_sentence_and_exit_status_2(script):
+    command = [sys.executable, f"train/{script}.py", "--nonsense"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1

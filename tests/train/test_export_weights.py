@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from train.export_weights import export, float16_model
+from train.export_weights import export, trained_model
 from train.train import run
 
 
@@ -25,7 +25,12 @@ def finished_run(small_recipe, image_folder, tmp_path):
 def test_exported_folder_is_what_timm_loads(finished_run, image_folder, tmp_path):
     output = tmp_path / "dcnv2_resnet18.test"
     result = export(finished_run, output, str(image_folder), img_size=40)
-    assert {file.name for file in output.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert {file.name for file in output.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "training.json",
+        "README.md",
+    }
     tensors = load_file(output / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
 
@@ -53,7 +58,7 @@ def test_value_beyond_float16_is_an_error(small_recipe, tmp_path):
     model.get_classifier().bias.data[0] = 1e5
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="bias .* does not fit float16"):
-        float16_model(recipe, tmp_path / "model.safetensors")
+        trained_model(recipe, tmp_path / "model.safetensors")
 
 
 def test_average_is_exported_and_the_card_tells_how_it_was_made(deformable_recipe, tmp_path):
