@@ -100,7 +100,7 @@ def runtimes(model: nn.Module, images: Tensor, threads: int) -> tuple[dict, dict
     ours = images.contiguous(memory_format=torch.channels_last)
     exact = {
         "ours": (model, ours),
-        "ours compiled": (torch.compile(model), ours),
+        "ours compiled": (torch.compile(model, dynamic=False), ours),
         "onnxruntime": (run_onnxruntime(proto.SerializeToString(), threads), images),
         "openvino": (run_openvino(converted, threads, FULL_PRECISION), images),
     }
