@@ -87,7 +87,7 @@ def small_call_targets(repeats: int) -> list[Target]:
     shape = shapes.Shape(8, (4, 4))
     tensors = peers.make_tensors(shape, 1, torch.float32, channels_last=False)
     functions = {name: (peers.public_function(name), tensors) for name in ("extension", "torchvision")}
-    refuse_differences(functions, 1e-4, shape)
+    refuse_differences(functions, 1e-4, shape.name)
     calls = {name: _without_gradients(function, tensors) for name, (function, _) in functions.items()}
     times = interleaved(calls, 200 * repeats)
     ratio = times["extension"]["median"] / times["torchvision"]["median"]

@@ -43,7 +43,7 @@ def measure(shape: shapes.Shape, batch: int, dtype: torch.dtype, backward: bool,
     if dtype == torch.float32 and not backward:
         peer = peers.onnxruntime_peer(shape, contiguous, torch.get_num_threads())
         functions["onnxruntime"] = (peer, contiguous)
-    refuse_differences(functions, TOLERANCE[dtype], shape)
+    refuse_differences(functions, TOLERANCE[dtype], shape.name)
     functions["conv2d channels-last"] = (peers.plain(shape), channels_last)
     functions["conv2d contiguous"] = (peers.plain(shape), contiguous)
     calls = {k: lambda f=f, t=t: run_once(f, t, backward) for k, (f, t) in functions.items()}
@@ -64,7 +64,7 @@ def run_once(function, tensors: peers.Tensors, backward: bool) -> list[torch.Ten
     return [output.detach(), *gradients]
 
 
-def refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -> None:
+def refuse_differences(functions: dict, tolerance: float, where: str) -> None:
     """End the run when a function's result on its tensors is not the first one's."""
     results = {name: function(tensors).float() for name, (function, tensors) in functions.items()}
     first, expected = next(iter(results.items()))
@@ -72,7 +72,7 @@ def refuse_differences(functions: dict, tolerance: float, shape: shapes.Shape) -
         error = ((result - expected).abs().max() / expected.abs().max()).item()
         if not error <= tolerance:
             raise SystemExit(
-                f"No figures: on {shape.name} the results of {name} and {first} differ by {error:.1e} of "
+                f"No figures: on {where} the results of {name} and {first} differ by {error:.1e} of "
                 f"the largest value, expected at most {tolerance:.0e}."
             )
 

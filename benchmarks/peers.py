@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dcn_backbones.export import onnxruntime_session
 from dcn_backbones.ops import available_backends, deform_conv2d, use_backend
 
 from .shapes import Shape
@@ -72,15 +73,8 @@ def plain(shape: Shape) -> Callable[[Tensors], Tensor]:
 def onnxruntime_peer(shape: Shape, tensors: Tensors, threads: int) -> Callable[[Tensors], Tensor]:
     """ONNX Runtime's DeformConv on contiguous float32; converting the tensors is not timed."""
     import numpy
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Its idle threads would otherwise spin for milliseconds, on the processors of whoever is timed next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        _onnx_model(shape, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime_session(_onnx_model(shape, tensors).SerializeToString(), threads)
     feed = {name: numpy.ascontiguousarray(t.float().numpy()) for name, t in tensors.items()}
     return lambda _: torch.from_numpy(session.run(None, feed)[0])
 

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "dcn_backbones"
-# A room may import from rooms of a lower rank and from itself. The commands at the package's top may import
-# every room that is installed with them; no room may import a command.
+# A room may import from rooms of a lower rank and from itself. The commands at the package's top and the
+# `__main__` of a room may import every room that is installed with them; no room may import a command.
 RANKS = {"_C": -1, "ops": 0, "layers": 1, "models": 2, "detection": 3, "export": 3, "analysis": 4}
 COMMAND_RANK = 5
 OUTER_RANKS = {"train": 6, "hub": 7}  # hub writes the card of a run, which is read by train
@@ -21,6 +21,8 @@ def room_and_rank(module: str) -> tuple[str, int] | None:
         return top, OUTER_RANKS[top]
     if top != PACKAGE:
         return None
+    if rest.endswith(".__main__"):
+        return rest, COMMAND_RANK
     room = "_C" if rest.startswith("_C") else rest.partition(".")[0]
     if room in ("", "__version__"):  # importing the package registers the models
         return "models", RANKS["models"]
@@ -72,6 +74,9 @@ def test_the_rooms_are_where_the_rule_looks(room):
         ("dcn_backbones/models/__init__.py", "from dcn_backbones import analysis"),
         ("dcn_backbones/models/dcn_resnet.py", "from .. import predict"),
         ("dcn_backbones/export/onnx.py", "from ..detection import boxes"),
+        ("dcn_backbones/export/onnx.py", "from . import __main__"),
+        ("dcn_backbones/export/onnx.py", "from ..analysis import load_model"),
+        ("dcn_backbones/export/__main__.py", "from .. import predict"),
         ("dcn_backbones/analysis/plot.py", "from train.data import loader"),
         ("dcn_backbones/predict.py", "import train"),
         ("dcn_backbones/__init__.py", "import hub.pull"),
@@ -98,6 +103,10 @@ def test_an_import_against_the_arrow_is_found(tmp_path, file, line):
         (
             "dcn_backbones/predict.py",
             "from .analysis import plot\nfrom dcn_backbones.models import DeformResNet",
+        ),
+        (
+            "dcn_backbones/export/__main__.py",
+            "from ..analysis import load_model\nfrom . import files\nfrom dcn_backbones.export import onnx",
         ),
         ("dcn_backbones/__init__.py", "from . import models as models"),
         (
