@@ -1,6 +1,7 @@
 """Looking at what a network does with a photograph: its classes in words, and where it samples."""
 
 from .classify import Prediction, classify, load_model
+from .overlay import sampling_svg
 from .photograph import InputGeometry, Preprocessing, read_image
 from .plot import draw_sampling, plot_sampling
 from .record import LayerSampling, record_sampling
@@ -19,5 +20,6 @@ __all__ = [
     "read_image",
     "record_sampling",
     "sampling_locations",
+    "sampling_svg",
     "trace_sampling",
 ]
