@@ -3,22 +3,28 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from uploads import FILE_TOO_LARGE, LARGEST_FILE, forget, keep_removing_abandoned, private_folder, read_upload
+import gradio as gr
+from looking import Look, load, look, zoo_choices
+from pieces import caption, data_url, layer_columns, legend, notice, top_classes
+from PIL import Image
+from uploads import (
+    FILE_TOO_LARGE,
+    LARGEST_FILE,
+    forget,
+    keep_removing_abandoned,
+    private_folder,
+    read_upload,
+)
 
-UPLOADS = private_folder()
-
-import gradio as gr  # noqa: E402 (while it is imported it reads where its folder is)
-from looking import Look, load, look, zoo_choices  # noqa: E402
-from PIL import Image  # noqa: E402
-from pieces import caption, data_url, layer_columns, legend, notice, top_classes  # noqa: E402
-
-from dcn_backbones.analysis import read_image, sampling_svg  # noqa: E402
+from dcn_backbones.analysis import read_image, sampling_svg
 
 FOLDER = Path(__file__).parent
 EXAMPLE = FOLDER / "chelsea.png"
-FIRST_LAYER = 8
+FIRST_LAYER = 9
 SESSIONS = 100  # photographs in memory; the oldest goes first
 IDLE_SECONDS = 30 * 60  # that a photograph stays in memory after the last click
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing to fetch
@@ -72,27 +78,33 @@ class Page:
             self.layer = gr.Slider(1, FIRST_LAYER, FIRST_LAYER, step=1, label="Layer", elem_id="layer")
             self.levels = gr.Radio(LEVELS, value=1, label="Follow the samples through", elem_id="levels")
         self.caption = gr.HTML(elem_id="caption")
-        self.columns = gr.HTML(js_on_load=CHOOSE_LAYER, elem_id="columns")
+        gr.HTML((FOLDER / "notes.html").read_text(encoding="utf-8"), elem_id="notes")
 
     def _lay_out_choices(self, models: list[tuple[str, str]]) -> None:
         self.upload = gr.File(label="Drop in a photograph", height=130, elem_id="upload")
         self.notice = gr.HTML(elem_id="notice")
         self.model = gr.Dropdown(models, value=models[0][1], label="Model", elem_id="model")
         self.classes = gr.HTML(elem_id="classes")
-        gr.HTML((FOLDER / "notes.html").read_text(encoding="utf-8"), elem_id="notes")
+        self.columns = gr.HTML(js_on_load=CHOOSE_LAYER, elem_id="columns")
 
     def _connect(self) -> None:
         shown = [self.look, self.stage, self.caption, self.layer, self.columns, self.classes, self.notice]
         shown += [self.upload, self.model]
         view = [self.look, self.layer, self.levels]
-        common = {"outputs": shown, "show_progress": "hidden", "api_visibility": "private"}
-        heavy = {**common, "concurrency_id": "network", "concurrency_limit": 1}
-        quick = {**common, "trigger_mode": "always_last"}
+        common = {"outputs": shown, "api_visibility": "private"}
+        quick = {**common, "show_progress": "hidden", "trigger_mode": "always_last"}
+        heavy = {
+            **common,
+            "show_progress_on": self.stage,
+            "concurrency_id": "network",
+            "concurrency_limit": 1,
+        }
         self.blocks.load(self.open_example, [self.model, self.levels], **heavy)
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
         self.model.input(self.choose_model, [self.model, *view], **heavy)
         self.stage.click(self.choose_point, view, **quick)
-        self.stage.error(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
+        self.stage.step(self.move_point, view, **quick)
+        self.stage.refuse(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
         self.columns.click(self.choose_layer, view, **quick)
         gr.on([self.layer.input, self.levels.input], self.show, view, **quick)
         self.theme.click(None, js=CHANGE_THEME)
@@ -118,17 +130,22 @@ class Page:
             return {self.notice: notice(sentence(error)), self.model: before.model}
 
     def choose_point(self, before: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
-        if before is None:
+        return self._point(before and partial(before.at_part, event.x, event.y), layer, levels)
+
+    def move_point(self, before: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
+        return self._point(before and partial(before.moved, event.x, event.y), layer, levels)
+
+    def _point(self, look_there: Callable[[], Look] | None, layer: int, levels: int) -> dict:
+        if look_there is None:
             return {self.notice: notice(FORGOTTEN)}
         try:
-            after = before.at(before.clicked(event._data))
+            after = look_there()
         except ValueError as error:
             return {self.notice: notice(str(error))}
         return {self.look: after, **self.show(after, layer, levels)}
 
     def choose_layer(self, look: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
-        layer = int(event._data["layer"])
-        return {self.layer: layer, **self.show(look, layer, levels)}
+        return {self.layer: event.layer, **self.show(look, event.layer, levels)}
 
     def show(self, look: Look | None, layer: int, levels: int) -> dict:
         """What changes on the page with the point and the layer."""
@@ -205,8 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(options: argparse.Namespace) -> None:
     for name in options.model:
         load(name)  # a name that does not work should say so here and not on the page
+    uploads = private_folder()
     page = Page([(name, name) for name in options.model] + zoo_choices())
-    keep_removing_abandoned(UPLOADS)
+    keep_removing_abandoned(uploads)
     page.blocks.launch(
         server_name=options.host,
         server_port=options.port,

@@ -23,6 +23,7 @@ from dcn_backbones.analysis import (
 from dcn_backbones.analysis.photograph import input_point
 
 MODELS_IN_MEMORY = 2
+UNSEEN = "The network does not see this part of the picture; please click where it is bright."
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,21 @@ class Look:
         try:
             input_point(self.photograph, self.geometry, point)
         except ValueError as error:
-            raise ValueError("The network does not see this part; please click where it is brighter.") from error
+            raise ValueError(
+                "The network does not see this part; please click where it is brighter."
+            ) from error
         return replace(self, point=point)
 
-    def clicked(self, event: dict) -> tuple[float, float]:
-        """The point that an event of the picture names, in parts of its size: ``x`` and ``y``, or a step away."""
+    def at_part(self, x: float, y: float) -> "Look":
+        """The same for the point at these parts of the photograph's width and height; see `at`."""
         size = self.photograph.size
-        if "x" in event:
-            parts = event["x"], event["y"]
-        else:
-            steps = event["step"]
-            parts = tuple((p + 0.5) / n + step for p, n, step in zip(self.point, size, steps, strict=True))
-        x, y = (min(max(part * n - 0.5, 0), n - 1) for part, n in zip(parts, size, strict=True))
-        return x, y
+        x, y = (min(max(part * n - 0.5, 0), n - 1) for part, n in zip((x, y), size, strict=True))
+        return self.at((x, y))
+
+    def moved(self, x: float, y: float) -> "Look":
+        """The same for a point that is these parts of the photograph's width and height away; see `at`."""
+        parts = ((p + 0.5) / n for p, n in zip(self.point, self.photograph.size, strict=True))
+        return self.at_part(*(part + step for part, step in zip(parts, (x, y), strict=True)))
 
     def locations(self, layer: int, levels: int = 1) -> SamplingLocations:
         """Where a layer samples the photograph for the point, in its pixels.
@@ -125,7 +128,7 @@ def load(name: str) -> nn.Module:
 
 
 def zoo_choices() -> list[tuple[str, str]]:
-    """The zoo's models as the page offers them, ``(what is shown, name)``: first those that need no download."""
+    """The zoo's models, ``(what is shown, name)``: first those that need no download."""
     choices = []
     for name in timm.list_models("dcnv*"):
         cfg = get_pretrained_cfg(name)

@@ -8,7 +8,7 @@ from html import escape
 from PIL import Image
 
 from dcn_backbones.analysis import LayerSampling, Prediction, SamplingLocations
-from dcn_backbones.analysis.overlay import POINT_COLOUR, REGULAR_COLOUR, SAMPLE_COLOUR
+from dcn_backbones.analysis.overlay import EDGE_COLOUR, POINT_COLOUR, REGULAR_COLOUR, SAMPLE_COLOUR
 
 NEGLIGIBLE_SHIFT = 0.02  # in parts of the distance between the samples of a plain convolution
 
@@ -43,11 +43,9 @@ def layer_columns(record: list[LayerSampling], shifts: list[float], selected: in
         for index, (entry, shift) in enumerate(zip(record, shifts, strict=True))
     )
     strides = Counter(entry.stride for entry in record)
-    groups = (
-        f'<span style="flex:{count}">stride {stride}</span>' for stride, count in strides.items()
-    )
+    groups = (f'<span style="flex:{count}">stride {stride}</span>' for stride, count in strides.items())
     return (
-        f"<h2>How far each layer moves its samples here: at most {max(shifts):.0f} pixels</h2>"
+        f'<h2>How far each layer moves its samples here</h2><p class="scale">{max(shifts):.0f} px</p>'
         f'<ol class="columns">{"".join(columns)}</ol><div class="strides">{"".join(groups)}</div>'
     )
 
@@ -58,7 +56,8 @@ def caption(locations: SamplingLocations, layer: int, layers: int, shift: float)
     outside = len(locations.inside) - int(locations.inside.sum())
     sentences = [_samples(locations), *_shift(locations, shift)]
     if outside:
-        sentences.append(f"{outside} of them lie outside of what the network sees, where there are only zeros.")
+        lie = "lies" if outside == 1 else "lie"
+        sentences.append(f"{outside} of them {lie} outside of what the network sees, where there is nothing.")
     return f'<p class="caption">{name} {" ".join(sentences)}</p>'
 
 
@@ -80,7 +79,7 @@ def _shift(locations: SamplingLocations, shift: float) -> list[str]:
         return []
     step = (locations.regular.amax(0) - locations.regular.amin(0)).max().item() / 2  # of a 3x3 kernel
     if shift < NEGLIGIBLE_SHIFT * step:
-        return ["They are where a plain convolution has them: its offsets are all but zero."]
+        return ["They are where a plain convolution has them: the layer's offsets are all but zero."]
     return [f"They lie {shift:.0f} pixels on average from where a plain convolution has them."]
 
 
@@ -88,16 +87,14 @@ def legend() -> str:
     """What the marks on the picture mean."""
     entries = (
         (POINT_COLOUR, '<path d="M4 10h12M10 4v12"/>', "your point"),
-        (POINT_COLOUR, '<path d="M10 3l7 7-7 7-7-7z"/>', "the unit nearest to it"),
+        (POINT_COLOUR, '<path d="M10 3l7 7-7 7-7-7z"/>', "the nearest unit"),
         (REGULAR_COLOUR, '<circle cx="10" cy="10" r="4.5"/>', "a plain convolution's samples"),
     )
     outlined = (
-        f'<li><svg viewBox="0 0 20 20" fill="none"><g stroke="#101010" stroke-width="4.6">{shape}</g>'
+        f'<li><svg viewBox="0 0 20 20" fill="none"><g stroke="{EDGE_COLOUR}" stroke-width="4.6">{shape}</g>'
         f'<g stroke="{colour}" stroke-width="2.2">{shape}</g></svg>{words}</li>'
         for colour, shape, words in entries
     )
-    sample = (
-        f'<li><svg viewBox="0 0 20 20"><circle cx="10" cy="10" r="7" fill="{SAMPLE_COLOUR}" stroke="#101010"/></svg>'
-        "this layer's samples, sized by weight</li>"
-    )
+    disc = f'<circle cx="10" cy="10" r="7" fill="{SAMPLE_COLOUR}" stroke="{EDGE_COLOUR}"/>'
+    sample = f'<li><svg viewBox="0 0 20 20">{disc}</svg>its samples, sized by weight</li>'
     return f'<ul class="legend">{"".join(outlined)}{sample}</ul>'

@@ -17,7 +17,7 @@ element.addEventListener("keydown", (event) => {
   const step = STEPS[event.key];
   if (!step) return;
   event.preventDefault();
-  trigger("click", { step: step.map((direction) => 0.02 * direction) });
+  trigger("step", { x: 0.02 * step[0], y: 0.02 * step[1] });
 });
 
 for (const name of ["dragenter", "dragover"]) {
@@ -42,7 +42,7 @@ const refuse = (event, files) => {
   if (!event.target.closest("#upload") || ![...(files ?? [])].some((file) => file.size > props.largest_file)) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  trigger("error");
+  trigger("refuse");
 };
 document.addEventListener("change", (event) => refuse(event, event.target.files), true);
 document.addEventListener("drop", (event) => refuse(event, event.dataTransfer?.files), true);

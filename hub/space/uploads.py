@@ -19,7 +19,9 @@ SHOWN_SIDE = 1280  # pixels; more than a screen shows of it and than any of the 
 ABANDONED_AFTER = 60  # seconds
 
 FILE_TOO_LARGE = f"This file has more than {LARGEST_FILE / 1e6:.0f} MB; please choose a smaller one."
-IMAGE_TOO_LARGE = f"This image has more than {LARGEST_IMAGE / 1e6:.0f} megapixels; please choose a smaller one."
+IMAGE_TOO_LARGE = (
+    f"This image has more than {LARGEST_IMAGE / 1e6:.0f} megapixels; please choose a smaller one."
+)
 NO_IMAGE = "This file is no image that this page can read; please choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
 DAMAGED = "This image is damaged and cannot be read; please choose another one."
 
@@ -66,7 +68,7 @@ def forget(path: str | Path) -> None:
 def private_folder() -> Path:
     """The folder that Gradio receives files in, made for this process and removed with it.
 
-    To be called before Gradio is imported. A folder that ``GRADIO_TEMP_DIR`` names is taken as it is.
+    To be called before a page is made. A folder that ``GRADIO_TEMP_DIR`` names is taken as it is.
     """
     if "GRADIO_TEMP_DIR" not in os.environ:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="dcn-space-")
