@@ -103,7 +103,7 @@ class Page:
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
         self.model.input(self.choose_model, [self.model, *view], **heavy)
         self.stage.click(self.choose_point, view, **quick)
-        self.stage.step(self.move_point, view, **quick)
+        self.stage.step(self.move_point, view, **{**quick, "trigger_mode": "multiple"})  # each one counts
         self.stage.refuse(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
         self.columns.click(self.choose_layer, view, **quick)
         gr.on([self.layer.input, self.levels.input], self.show, view, **quick)

@@ -55,9 +55,7 @@ class Look:
         try:
             input_point(self.photograph, self.geometry, point)
         except ValueError as error:
-            raise ValueError(
-                "The network does not see this part; please click where it is brighter."
-            ) from error
+            raise ValueError(UNSEEN) from error
         return replace(self, point=point)
 
     def at_part(self, x: float, y: float) -> "Look":
