@@ -11,11 +11,15 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.inc csrc/
 # Wheels are compiled for all.
 export TORCH_CUDA_ARCH_LIST ?= native
 
-.PHONY: demo test test-oldest test-gpu build-gpu fuzz sanitize portability large bench bench-gpu cuda-all lint format wheel \
+.PHONY: demo space test test-oldest test-gpu build-gpu fuzz sanitize portability large bench bench-gpu cuda-all lint format wheel \
 	install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
+
+# The page that shows where a network looks, on http://127.0.0.1:7860
+space: install
+	$(BIN)/python hub/space/app.py
 
 # Threads that wait asleep: where other work shares the processors, spinning ones make the tests take many times longer.
 test test-oldest: export OMP_WAIT_POLICY := PASSIVE

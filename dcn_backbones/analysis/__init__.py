@@ -2,6 +2,7 @@
 
 from .classify import Prediction, classify, load_model
 from .offset_health import OffsetHealth, format_health, offset_health
+from .overlay import sampling_svg
 from .photograph import InputGeometry, Preprocessing, read_image
 from .plot import draw_sampling, plot_sampling
 from .record import LayerSampling, record_sampling
@@ -23,5 +24,6 @@ __all__ = [
     "read_image",
     "record_sampling",
     "sampling_locations",
+    "sampling_svg",
     "trace_sampling",
 ]

@@ -28,6 +28,7 @@ class LayerSampling:
         name: The layer's name in its model.
         stride: Distance between neighbouring units, in pixels.
         positions: ``(H, W, G*K, 2)`` in float64, the ``(x, y)`` of each output unit's samples, in pixels.
+        regular: ``(H, W, G*K, 2)`` in float64, the same with offsets of zero, as in a plain convolution.
         weights: ``(H, W, G*K)``, the mask; ones in a layer without modulation.
         image_size: Width and height of the network's input, in pixels.
     """
@@ -35,6 +36,7 @@ class LayerSampling:
     name: str
     stride: int
     positions: Tensor
+    regular: Tensor
     weights: Tensor
     image_size: tuple[int, int]
 
@@ -97,12 +99,14 @@ def _note(
     height, width = raw.shape[1:]
     offset = raw[: 2 * samples].view(samples, 2, height, width).permute(2, 3, 0, 1)  # (H, W, G*K, 2), y and x
     logits = raw[2 * samples :].permute(1, 2, 0)
-    positions = _regular_positions(layer, height, width) + offset
+    regular = _regular_positions(layer, height, width).double()
+    pixels = _pixels_per_unit(inputs[0], image_size)
     record.append(
         LayerSampling(
             name=name,
             stride=_pixels_per_unit(raw, image_size),
-            positions=positions.flip(-1) * _pixels_per_unit(inputs[0], image_size),
+            positions=(regular + offset).flip(-1) * pixels,
+            regular=regular.flip(-1) * pixels,
             weights=logits.sigmoid() if logits.numel() else torch.ones_like(offset[..., 0]),
             image_size=image_size,
         )

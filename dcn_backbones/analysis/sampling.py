@@ -29,6 +29,7 @@ class SamplingLocations:
         unit: ``(2,)``, the ``(x, y)`` of the unit, the nearest to the point, in pixels.
         positions: ``(M, 2)``, the ``(x, y)`` of its samples, in pixels; ``M`` is the product of the layers'
             ``G*K``. A path that has ended keeps its last position.
+        regular: ``(M, 2)``, where the same samples were if the last of these layers had offsets of zero.
         weights: ``(M,)``, the product of the masks along each path; ones without modulation.
         ended: ``(M,)``, whether the path had left a feature map, to where its layer reads zeros, before it
             reached the last layer.
@@ -40,13 +41,14 @@ class SamplingLocations:
     stride: int
     unit: Tensor
     positions: Tensor
+    regular: Tensor
     weights: Tensor
     ended: Tensor
     inside: Tensor
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "SamplingLocations":
         """The same with all positions, ``(..., 2)``, put through ``move``: back onto a photograph, say."""
-        moved = {name: move(getattr(self, name)) for name in ("point", "unit", "positions")}
+        moved = {name: move(getattr(self, name)) for name in ("point", "unit", "positions", "regular")}
         return replace(self, **moved)
 
 
@@ -75,6 +77,7 @@ def sampling_locations(
         stride=top.stride,
         unit=torch.tensor([x, y], dtype=torch.float64) * top.stride,
         positions=top.positions[y, x],
+        regular=top.regular[y, x],
         weights=top.weights[y, x],
         ended=torch.zeros_like(top.weights[y, x], dtype=torch.bool),
         inside=_on_image(top.positions[y, x], top.image_size),
@@ -149,14 +152,16 @@ def _through(above: SamplingLocations, layer: LayerSampling) -> SamplingLocation
     reads_zeros = ~((units > -1) & (units < layer.grid)).all(-1)  # the operator's boundary rule
     ended = above.ended | reads_zeros
     x, y = _nearest_units(above.positions, layer).unbind(-1)
-    positions = torch.where(ended[:, None, None], above.positions[:, None], layer.positions[y, x])
+    over, last = ended[:, None, None], above.positions[:, None]
+    positions = torch.where(over, last, layer.positions[y, x]).flatten(0, 1)
+    regular = torch.where(over, last, layer.regular[y, x]).flatten(0, 1)
     weights = above.weights[:, None] * torch.where(ended[:, None], 1.0, layer.weights[y, x])
     ended = ended[:, None].expand_as(weights).flatten()
-    positions = positions.flatten(0, 1)
     return replace(
         above,
         layers=(*above.layers, layer.name),
         positions=positions,
+        regular=regular,
         weights=weights.flatten(),
         ended=ended,
         inside=_on_image(positions, layer.image_size) & ~ended,
