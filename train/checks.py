@@ -18,6 +18,7 @@ SMALLEST = {
     "batch_size": 1,
     "accumulate": 1,
     "epochs": 1,
+    "val_interval": 1,
     "num_classes": 1,
     "img_size": 1,
     "deform_from_epoch": 0,

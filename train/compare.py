@@ -13,13 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.command import CommandParser, run_command
 from train.data.perturb import UNCHANGED
-from train.recipe import RECIPE
+from train.recipe import RECIPE, read_yaml
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read_runs(folder: Path) -> list[Measurement]:
 
 
 def _read_run(folder: Path) -> Iterator[Measurement]:
-    recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = read_yaml(folder / RECIPE)
     run = recipe["model"], recipe["train_share"], recipe["seed"]
     yield Measurement(*run, UNCHANGED, json.loads((folder / "results.json").read_text())["top1"])
     perturbed = folder / "perturbed.json"

@@ -56,6 +56,7 @@ class Recipe:
     batch_size: int = 128
     accumulate: int = 1
     epochs: int = 10
+    val_interval: int = 1  # epochs between two validations; the last epoch is always validated
     opt: str = "sgd"  # timm's "sgd" is Nesterov momentum
     opt_kwargs: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.1
@@ -107,13 +108,25 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
         key, separator, value = override.partition("=")
         if not separator:
             raise ValueError(f"override {override!r} has no '=', expected key=value")
-        settings[key] = yaml.safe_load(value) if value else ""
+        settings[key] = _parsed(value, f"override {override!r}") if value else ""
     return make_recipe(settings)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; raises ValueError for one that is no YAML."""
+    return _parsed(path.read_text(encoding="utf-8"), str(path))
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a recipe file over those of its bases, whose paths are relative to it."""
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds a {type(settings).__name__}, expected recipe keys with values")
     bases = settings.pop("base", [])

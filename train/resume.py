@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from train.checkpoint import list_checkpoints, load_state, remove_unfinished
-from train.recipe import RECIPE, Recipe
+from train.recipe import RECIPE, Recipe, read_yaml
 
 MODES = ("auto", "never", "must")
 # Another value is another network, which cannot take the weights of a checkpoint.
@@ -72,7 +70,7 @@ def _check_same_run(output: Path, recipe: Recipe) -> None:
     file = output / RECIPE
     if not file.is_file():
         return
-    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known = read_yaml(file)
     for key in IDENTITY:
         found, expected = known.get(key), getattr(recipe, key)
         if key in known and found != expected:

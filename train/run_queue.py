@@ -4,13 +4,15 @@ python train/run_queue.py QUEUE.yaml                 shows the state of every ru
 python train/run_queue.py QUEUE.yaml --minutes 60    trains, in the order of the list
 
 QUEUE.yaml is a list of runs: `config`, and if wanted `output` (runs/RECIPE), `overrides` (a list of
-key=value) and `processes` (1). All state is in the runs' own folders: copy them,
-and the queue goes on elsewhere.
+key=value) and `processes` (1). An entry with `for_each: {NAME: [VALUE, ...], ...}` is a run for each
+combination, the last name's values changing fastest, with $NAME in its texts replaced. All state is in
+the runs' own folders: copy them, and the queue goes on elsewhere.
 
 Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
 """
 
 import fcntl
+import itertools
 import json
 import re
 import signal
@@ -21,15 +23,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
-
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.checkpoint import list_checkpoints
 from train.command import CommandParser, run_command
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe, load_recipe, read_yaml
 from train.signals import INTERRUPTED, StopSignals
 
 LOCK = ".lock"
@@ -67,10 +68,10 @@ class QueuedRun:
 
 def read_queue(path: Path, settings: Sequence[str] = ()) -> list[QueuedRun]:
     """Read the list and every recipe in it; raises ValueError for what cannot be trained."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} holds a {type(entries).__name__}, expected a list of runs")
-    runs = [_read_entry(path, entry) for entry in entries]
+    runs = [run for entry in entries for run in _read_entry(path, entry)]
     folders = [run.folder.resolve() for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         if folders.count(folder) > 1:
@@ -79,11 +80,25 @@ def read_queue(path: Path, settings: Sequence[str] = ()) -> list[QueuedRun]:
     return runs
 
 
-def _read_entry(path: Path, entry: Any) -> QueuedRun:
-    known = QueuedRun.__dataclass_fields__
-    if not isinstance(entry, dict) or "config" not in entry or not entry.keys() <= known.keys():
+def _read_entry(path: Path, entry: Any) -> list[QueuedRun]:
+    known = [*QueuedRun.__dataclass_fields__, "for_each"]
+    if not isinstance(entry, dict) or "config" not in entry or not entry.keys() <= set(known):
         raise ValueError(f"{path} has the entry {entry!r}, expected config and any of {', '.join(known)}")
-    return QueuedRun(**entry)
+    values = entry.get("for_each", {})
+    if not isinstance(values, dict) or not all(isinstance(of_name, list) for of_name in values.values()):
+        raise ValueError(f"{path} has for_each {values!r}, expected names, each with a list of values")
+    fields = {key: value for key, value in entry.items() if key != "for_each"}
+    combinations = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
+    return [QueuedRun(**_filled_in(fields, combination)) for combination in combinations]
+
+
+def _filled_in(value: Any, chosen: dict[str, Any]) -> Any:
+    """The same value with $NAME replaced in every text inside."""
+    if isinstance(value, dict):
+        return {key: _filled_in(item, chosen) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(item, chosen) for item in value]
+    return Template(value).safe_substitute(chosen) if isinstance(value, str) else value
 
 
 def is_done(run: QueuedRun) -> bool:

@@ -112,19 +112,20 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """All epochs that are left, then the final weights and results; returns the last evaluation."""
-        measured = {}
-        if self.recipe.init_from and self.steps_done == 0:
-            self.report.epoch(0, 0, prefixed("val_", self._evaluate()))
-        for epoch in range(self.progress.epoch, self.recipe.epochs):
+        recipe, measured = self.recipe, {}
+        if recipe.init_from and self.steps_done == 0:
+            self.report.epoch(0, 0, prefixed("val_", self._evaluate() | self._offset_statistics()))
+        for epoch in range(self.progress.epoch, recipe.epochs):
             if not self.progress.trained:
-                if epoch == self.recipe.deform_from_epoch > 0 and self.progress.images == 0:
+                if epoch == recipe.deform_from_epoch > 0 and self.progress.images == 0:
                     self.learner = self.learner.deformed()
                 self._train_epoch(epoch)
-            measured = self._evaluate()
+            is_validated = (epoch + 1) % recipe.val_interval == 0 or epoch + 1 == recipe.epochs
+            measured = (self._evaluate() if is_validated else {}) | self._offset_statistics()
             trained = {"lr": self.learner.rate, **self.progress.measured()}
             self.report.epoch(epoch + 1, self.steps_done, trained | prefixed("val_", measured))
             self.progress = Progress(epoch + 1)
-        result = measured or self._evaluate()
+        result = measured or self._evaluate() | self._offset_statistics()
         self.world.on_first(lambda: self._write_results(result))
         return result
 
@@ -202,7 +203,7 @@ class Trainer:
         self.last_save = time.monotonic()
 
     def _evaluate(self) -> dict[str, float]:
-        """Validation of the network and of its average, and the size of the network's offsets."""
+        """Validation of the network and of its average."""
         recipe, measured = self.recipe, {}
         for prefix, network in self.learner.evaluated().items():
             result = evaluate(
@@ -214,9 +215,13 @@ class Trainer:
                 signals=self.signals,
             )
             measured |= prefixed(prefix, result)
-        if self.world.is_first:
-            measured |= offset_statistics(self.learner.model, self.observed_images, amp_dtype(recipe))
         return measured
+
+    def _offset_statistics(self) -> dict[str, float]:
+        """The size of the network's offsets, in the first process."""
+        if not self.world.is_first:
+            return {}
+        return offset_statistics(self.learner.model, self.observed_images, amp_dtype(self.recipe))
 
     @cached_property
     def observed_images(self) -> torch.Tensor:

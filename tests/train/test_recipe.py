@@ -109,6 +109,17 @@ def test_override_without_equals_sign_is_an_error(tmp_path):
         load_recipe(path, ["epochs"])
 
 
+def test_text_that_is_no_yaml_is_one_sentence(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: [resnet18\n")
+    with pytest.raises(ValueError, match=r"recipe.yaml is no YAML: while parsing .* line 1") as error:
+        load_recipe(path)
+    assert "\n" not in str(error.value)
+    path.write_text("model: resnet18\n")
+    with pytest.raises(ValueError, match=r"override 'mean=\[1' is no YAML"):
+        load_recipe(path, ["mean=[1"])
+
+
 def test_saved_recipe_loads_as_the_same(tmp_path):
     recipe = make_recipe({"model": "resnet18", "model_kwargs": {"drop_path_rate": 0.1}})
     save_recipe(recipe, tmp_path / "recipe.yaml")

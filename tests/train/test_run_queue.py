@@ -132,6 +132,8 @@ def test_several_processes_are_started_by_torchrun():
         ("- {config: a.yaml, minutes: 3}", "has the entry .*minutes"),
         ("- config: a.yaml\n- config: a.yaml", "several runs in runs/a"),
         ("- {config: RECIPE, overrides: [epoch=3]}", "unknown recipe key 'epoch'"),
+        ("- [config: a.yaml", "queue.yaml is no YAML: while parsing a flow sequence"),
+        ("- {config: RECIPE, for_each: {seed: 3}}", "for_each {'seed': 3}, expected names, each with a list"),
     ],
 )
 def test_wrong_queue_is_one_sentence(text, message, small_recipe, tmp_path):
@@ -139,3 +141,19 @@ def test_wrong_queue_is_one_sentence(text, message, small_recipe, tmp_path):
     (tmp_path / "queue.yaml").write_text(text.replace("RECIPE", str(tmp_path / "recipe.yaml")))
     with pytest.raises(ValueError, match=message):
         read_queue(tmp_path / "queue.yaml")
+
+
+def test_entry_for_each_combination_is_as_many_runs_in_order(small_recipe, tmp_path):
+    save_recipe(small_recipe(), tmp_path / "it.yaml")
+    entry = {
+        "config": str(tmp_path / "$name.yaml"),
+        "output": "runs/${name}_${lr}_$seed",
+        "overrides": ["lr=$lr", "seed=$seed"],
+        "for_each": {"seed": [0, 1], "name": ["it"], "lr": [0.1, 0.2]},
+    }
+    (tmp_path / "queue.yaml").write_text(yaml.safe_dump([entry], sort_keys=False))
+    runs = read_queue(tmp_path / "queue.yaml")
+    outputs = ["runs/it_0.1_0", "runs/it_0.2_0", "runs/it_0.1_1", "runs/it_0.2_1"]
+    assert [run.output for run in runs] == outputs
+    assert [run.recipe([]).lr for run in runs] == [0.1, 0.2, 0.1, 0.2]
+    assert [run.recipe([]).seed for run in runs] == [0, 0, 1, 1]

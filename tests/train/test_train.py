@@ -30,6 +30,14 @@ def test_run_writes_log_checkpoint_weights_and_result(small_recipe, tmp_path):
     }
 
 
+def test_validation_at_intervals_and_in_the_end_beside_offsets_of_every_epoch(deformable_recipe, tmp_path):
+    result = run(deformable_recipe(val_interval=2), tmp_path / "run")
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert [record["epoch"] for record in log if "val_top1" in record] == [2, 3]
+    assert [record["epoch"] for record in log if record["val_offset_mean"] > 0] == [1, 2, 3]
+    assert result["top1"] == log[-1]["val_top1"]
+
+
 def test_missing_start_is_an_error_with_its_name(small_recipe, tmp_path):
     with pytest.raises(FileNotFoundError, match="no_such.safetensors"):
         run(small_recipe(init_from="no_such.safetensors"), tmp_path / "run")
