@@ -5,6 +5,7 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
+from dcn_backbones.layers import DeformConv2d
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
 from train.distribution import World
 from train.learner import Learner
@@ -43,6 +44,26 @@ def test_accumulated_batches_are_one_large_one(make_learner):
         torch.testing.assert_close(found, expected)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_compiled_network_takes_the_same_step(make_learner):
+    settings = {"freeze_bn": True, "offset_penalty": 0.1, "offset_clamp": 0.5, "offset_lr_scale": 1.0}
+    settings["model_kwargs"] = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "deform_stages": [5]}
+    learners = [make_learner(compile=compiled, **settings) for compiled in (False, True)]
+    totals = []
+    for learner in learners:
+        for layer in deformable_layers(learner.model):
+            nn.init.normal_(layer.conv_offset.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+        learner.train()
+        totals.append(learner.step([batch(0)], 0))
+    torch.testing.assert_close(totals[1], totals[0], rtol=1e-5, atol=1e-5)
+    expected, found = (learner.model.state_dict() for learner in learners)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def deformable_layers(model):
+    return [module for module in model.modules() if isinstance(module, DeformConv2d)]
 
 
 def test_average_is_of_all_weights_so_far(make_learner):
