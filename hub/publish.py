@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, UsageError, run_command
 from hub.attempts import HubError
 from hub.contents import SOURCE_FILES, write_contents
 from hub.repository import Plan, check_repository_name, plan_publication, publish_folder
-from train.command import CommandParser, UsageError, run_command
 from train.export_weights import DTYPES, export
 from train.recipe import RECIPE, load_recipe
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.analysis import load_model
+from dcn_backbones.command import CommandParser, UsageError, run_command
 from dcn_backbones.models.checkpoints import checkpoint_filter_fn
 from hub.attempts import HubError, tried
 from hub.checksums import SUMS, check_sums
 from hub.repository import Listing, RemoteFile, check_repository_name, list_repository, list_zoo
-from train.command import CommandParser, UsageError, run_command
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".tar"}
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, run_command
 from hub.checksums import SUMS, check_sums
 from hub.golden import Comparison, compare_golden
 from hub.pull import chosen_repositories, load, pull
-from train.command import CommandParser, run_command
 
 
 @dataclass(frozen=True)
