@@ -29,9 +29,11 @@ from dcn_backbones.analysis import load_model
 from dcn_backbones.command import CommandParser, UsageError, run_command
 from dcn_backbones.models.checkpoints import checkpoint_filter_fn
 from hub.attempts import HubError, tried
+from hub.batch import for_each
 from hub.checksums import SUMS, check_sums
 from hub.repository import Listing, RemoteFile, check_repository_name, list_repository, list_zoo
 
+PICKLED_WEIGHTS = "pytorch_model.bin"  # what the client's other libraries call them
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".tar"}
 
 
@@ -71,10 +73,7 @@ def wanted_files(repository: str, listing: Listing, allow_pickle: bool) -> list[
     if not safe and not pickles:
         raise HubError(f"{repository} has no weights, expected model.safetensors")
     if not safe and not allow_pickle:
-        raise HubError(
-            f"{repository} has only pickled weights ({', '.join(pickles)}), which may run any code when "
-            "they are loaded; expected model.safetensors, or --allow-pickle for one that you trust"
-        )
+        raise HubError(_only_pickles(repository, pickles))
     return [file for name, file in listing.files.items() if not is_pickle(name) or not safe]
 
 
@@ -83,14 +82,26 @@ def is_pickle(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICKLES
 
 
-def load(folder: Path) -> nn.Module:
+def _only_pickles(where: object, pickles: list[str]) -> str:
+    return (
+        f"{where} has only pickled weights ({', '.join(pickles)}), which may run any code when they are "
+        "loaded; expected model.safetensors, or --allow-pickle for one that you trust"
+    )
+
+
+def load(folder: Path, allow_pickle: bool = False) -> nn.Module:
     """The model of a pulled folder, in evaluation mode; pickled weights are read with `weights_only=True`.
 
-    Raises ValueError when there is none, or its weights do not fit.
+    Raises ValueError when there is none, its weights do not fit, or are pickled and that is not allowed.
     """
-    pickles = sorted(path for path in folder.iterdir() if is_pickle(path.name))
+    pickles = sorted(
+        (path for path in folder.iterdir() if is_pickle(path.name)),
+        key=lambda path: (path.name != PICKLED_WEIGHTS, path.name),  # others may be an optimizer's state
+    )
     if (folder / "model.safetensors").is_file() or not pickles:
         return load_model(f"local-dir:{folder}")
+    if not allow_pickle:
+        raise ValueError(_only_pickles(folder, [path.name for path in pickles]))
     try:
         state = torch.load(pickles[0], map_location="cpu", weights_only=True)
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
@@ -162,28 +173,33 @@ def chosen_repositories(names: list[str], organization: str | None) -> list[str]
     )
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = CommandParser(__doc__)
-    parser.add_argument("repositories", nargs="*", metavar="ORG/NAME")
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which weights are pulled."""
     parser.add_argument("--zoo", metavar="ORG", help="all that ORG has published")
     parser.add_argument("--revision", help="a commit, branch or tag (default: the main branch)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="also copy each to FOLDER/NAME")
     parser.add_argument(
         "--allow-pickle", action="store_true", help="take pickled weights where there are no others"
     )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = CommandParser(__doc__)
+    parser.add_argument("repositories", nargs="*", metavar="ORG/NAME")
+    add_source_options(parser)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="also copy each to FOLDER/NAME")
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> bool:
     options = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    repositories = chosen_repositories(options.repositories, options.zoo)
-    for repository in tqdm(
-        repositories, desc="pulling", unit="model", disable=None if len(repositories) > 1 else True
-    ):
+
+    def handle(repository: str) -> None:
         output = options.output and options.output / repository.rpartition("/")[2]
         folder = pull(repository, options.revision, output, options.allow_pickle)
         tqdm.write(f"{repository}: {folder}")
+
+    return for_each(chosen_repositories(options.repositories, options.zoo), "pulling", handle)
 
 
 if __name__ == "__main__":
