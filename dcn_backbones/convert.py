@@ -23,6 +23,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tqdm import tqdm
+
 from dcn_backbones.analysis import load_model
 from dcn_backbones.command import CommandParser, exit_status
 from dcn_backbones.models.checkpoints import LAYOUTS, TorchvisionNames
@@ -86,12 +88,15 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def convert(options: argparse.Namespace) -> None:
     source = Path(options.source)
-    if source.is_file() or source.suffix in _FILES:
-        converted = _read(options)
-        settings = write_network(converted.model, options.target, options.to, converted.imported)
+    with tqdm(total=2, unit="step", disable=None, leave=False) as progress:
+        progress.set_description(f"reading {source}")
+        converted = _read(options) if source.is_file() or source.suffix in _FILES else None
+        model = converted.model if converted else load_model(options.source)
+        progress.update()
+        progress.set_description(f"writing {options.target}")
+        settings = write_network(model, options.target, options.to, converted and converted.imported)
+    if converted:
         _report(converted)
-    else:
-        settings = write_network(load_model(options.source), options.target, options.to)
     print(f"{options.target} is written; it needs:\n{settings}")
 
 

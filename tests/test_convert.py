@@ -133,7 +133,8 @@ def test_arrays_around_torchvisions_layer(source, tmp_path, capsys):
 @pytest.mark.parametrize("layout", ["mmdetection", "detectron2"])
 def test_ours_goes_out_and_comes_back(layout, tmp_path, capsys):
     network = timm.create_model("dcnv1_resnet50", num_classes=3, zero_init_last=False).eval()
-    save_for_hf(network, tmp_path / "ours", safe_serialization=True)
+    pixels = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.4)}
+    save_for_hf(network, tmp_path / "ours", safe_serialization=True, data_config=pixels)
     out = tmp_path / f"{layout}.pth"
     code, lines, _ = run(f"local-dir:{tmp_path / 'ours'}", out, "--to", layout, capsys=capsys)
     assert code == 0 and lines[0] == f"{out} is written; it needs:"
@@ -146,6 +147,11 @@ def test_ours_goes_out_and_comes_back(layout, tmp_path, capsys):
     assert code == 0 and f"of {layout} are dcnv1_resnet50" in lines[0]
     loaded = timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True).eval()
     torch.testing.assert_close(features(loaded), features(network), rtol=0, atol=0)
+    told = any(line.startswith("nothing says how its pixels are normalised") for line in lines)
+    assert told == (layout == "detectron2")
+    if layout == "mmdetection":
+        np.testing.assert_allclose(loaded.pretrained_cfg["mean"], pixels["mean"])
+        np.testing.assert_allclose(loaded.pretrained_cfg["std"], pixels["std"])
 
 
 def test_a_weight_file_of_ours_is_named_with_its_model(source, tmp_path, capsys):
