@@ -12,6 +12,7 @@ from dcn_backbones.command import UsageError, exit_status, run_command
 from dcn_backbones.export import __main__ as export
 
 ROOT = Path(__file__).parents[1]
+PHOTOGRAPH = str(ROOT / "hub" / "space" / "chelsea.png")
 COMMANDS = {
     "python -m dcn_backbones.convert": convert.main,
     "python -m dcn_backbones.export": export.main,
@@ -53,6 +54,16 @@ def test_the_page_is_called_in_the_same_way(arguments, sentence):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 2 and run.stderr.startswith(sentence) and run.stderr.count("\n") == 1
+
+
+def test_what_takes_long_shows_how_far_it_is(terminal, tmp_path):
+    folder, file = str(tmp_path / "ours"), str(tmp_path / "ours.pt2")
+    with terminal as screen:
+        assert convert.main(["dcnv2_resnet18", folder]) == 0
+        assert export.main([f"local-dir:{folder}", "--output", file]) == 0
+        assert predict.main([PHOTOGRAPH, PHOTOGRAPH, "--model", f"local-dir:{folder}"]) == 0
+    for step in (f"writing {folder}:  50%", f"writing {file}:  50%", "looking: 100%"):
+        assert step in screen.getvalue()
 
 
 def fail(error: Exception):
