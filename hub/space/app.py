@@ -108,7 +108,8 @@ class Page:
         }
         self.blocks.load(self.open_example, [self.model, self.levels], **heavy)
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
-        self.model.input(self.choose_model, [self.model, *view], **heavy)
+        # Not `input`, which a choice by mouse sends twice, nor `select`, which one by keyboard does not send.
+        self.model.change(self.choose_model, [self.model, *view], **heavy)
         self.stage.click(self.choose_point, view, **quick)
         self.stage.step(self.move_point, view, **{**quick, "trigger_mode": "multiple"})  # each one counts
         self.stage.refuse(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
@@ -131,6 +132,8 @@ class Page:
     def choose_model(self, model: str, before: Look | None, layer: int, levels: int) -> dict:
         if before is None:
             return self.open_example(model, levels)
+        if before.model == model:  # the page went back to it
+            return gr.skip()
         try:
             return self._new_look(model, before.photograph, before.point, layer, levels)
         except ValueError as error:
