@@ -18,7 +18,6 @@ import sys
 from pathlib import Path, PurePosixPath
 
 import timm
-import torch
 from huggingface_hub import HfApi, hf_hub_url
 from torch import nn
 from tqdm import tqdm
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.analysis import load_model
 from dcn_backbones.command import CommandParser, UsageError, run_command
-from dcn_backbones.models.checkpoints import checkpoint_filter_fn
+from dcn_backbones.models.checkpoints import checkpoint_filter_fn, read_checkpoint
 from hub.attempts import HubError, tried
 from hub.batch import for_each
 from hub.checksums import SUMS, check_sums
@@ -102,13 +101,13 @@ def load(folder: Path, allow_pickle: bool = False) -> nn.Module:
         return load_model(f"local-dir:{folder}")
     if not allow_pickle:
         raise ValueError(_only_pickles(folder, [path.name for path in pickles]))
+    state = read_checkpoint(pickles[0]).state
     try:
-        state = torch.load(pickles[0], map_location="cpu", weights_only=True)
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        model.load_state_dict(checkpoint_filter_fn(state.get("state_dict", state), model))
-    except Exception as error:  # whatever an unpickler meets
+        model.load_state_dict(checkpoint_filter_fn(dict(state), model))
+    except Exception as error:  # on damaged files the readers raise whatever they run into
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{pickles[0]} could not be loaded with weights_only=True: {reason}") from error
+        raise ValueError(f"{pickles[0]} could not be loaded into the model: {reason}") from error
     return model.eval()
 
 
