@@ -5,7 +5,8 @@ python hub/pull.py ORG/NAME --output models      # and copied to models/NAME, fo
 python hub/pull.py --zoo ORG                     # all that ORG has published
 
 A file is refused whose size or checksum is not the one that the Hub lists, or not the one in the repository's
-own SHA256SUMS. Pickled weights are refused unless --allow-pickle insists.
+own SHA256SUMS. Pickled weights are refused unless --allow-pickle insists; those that hold more than tensors
+(weights_only=True) always are.
 
 Exit status: 0 done, 1 an error, 2 called wrongly.
 """
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dcn_backbones.analysis import load_model
 from dcn_backbones.command import CommandParser, UsageError, run_command
 from dcn_backbones.models.checkpoints import checkpoint_filter_fn, read_checkpoint
-from hub.attempts import HubError, tried
+from hub.attempts import HubError, reason, tried
 from hub.batch import for_each
 from hub.checksums import SUMS, check_sums
 from hub.repository import Listing, RemoteFile, check_repository_name, list_repository, list_zoo
@@ -49,7 +50,8 @@ def pull(
 
     Raises:
         HubError: When a file cannot be had or is not what the Hub lists, or there are only pickled weights.
-        ValueError: When a file is not what the repository's `SHA256SUMS` lists.
+        ValueError: When a file is not what the repository's `SHA256SUMS` lists, or pickled weights hold more
+            than tensors.
     """
     api = HfApi(library_name="dcn_backbones")
     listing = list_repository(api, repository, revision)
@@ -57,6 +59,8 @@ def pull(
     folder = Path(os.path.commonpath([_download_folder(api, repository, listing, file) for file in wanted]))
     if SUMS in listing.files:
         check_sums(folder)
+    if any(is_pickle(file.path) for file in wanted):
+        _check_pickle(folder)
     # With this the client notes which commit the revision is, so that timm finds it without a network too.
     tried(
         f"finding {repository} again",
@@ -88,15 +92,28 @@ def _only_pickles(where: object, pickles: list[str]) -> str:
     )
 
 
+def _pickles(folder: Path) -> list[Path]:
+    """The pickles of a folder, first the one that is the weights: others may be an optimizer's state."""
+    found = (path for path in folder.iterdir() if is_pickle(path.name))
+    return sorted(found, key=lambda path: (path.name != PICKLED_WEIGHTS, path.name))
+
+
+def _check_pickle(folder: Path) -> None:
+    """Read pickled weights with `weights_only=True`; where that fails, nobody else shall load them."""
+    for weights in _pickles(folder)[:1]:
+        try:
+            read_checkpoint(weights)
+        except ValueError:
+            _remove_from_cache(weights)
+            raise
+
+
 def load(folder: Path, allow_pickle: bool = False) -> nn.Module:
     """The model of a pulled folder, in evaluation mode; pickled weights are read with `weights_only=True`.
 
     Raises ValueError when there is none, its weights do not fit, or are pickled and that is not allowed.
     """
-    pickles = sorted(
-        (path for path in folder.iterdir() if is_pickle(path.name)),
-        key=lambda path: (path.name != PICKLED_WEIGHTS, path.name),  # others may be an optimizer's state
-    )
+    pickles = _pickles(folder)
     if (folder / "model.safetensors").is_file() or not pickles:
         return load_model(f"local-dir:{folder}")
     if not allow_pickle:
@@ -106,8 +123,7 @@ def load(folder: Path, allow_pickle: bool = False) -> nn.Module:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
         model.load_state_dict(checkpoint_filter_fn(dict(state), model))
     except Exception as error:  # on damaged files the readers raise whatever they run into
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{pickles[0]} could not be loaded into the model: {reason}") from error
+        raise ValueError(f"{pickles[0]} could not be loaded into the model: {reason(error)}") from error
     return model.eval()
 
 

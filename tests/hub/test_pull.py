@@ -149,10 +149,11 @@ def test_a_harmful_pickle_runs_nothing_even_for_who_insists(client, upload, pick
     with (pickled / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"fc.weight": Harmful(str(tmp_path / "harmed"))}, file)
     upload(f"{organization}/harmful", pickled)
-    assert (
-        client.script("pull", f"{organization}/harmful", "--allow-pickle", "--output", tmp_path).status == 0
-    )
-    loaded = client.python(LOAD.format(folder=str(tmp_path / "harmful")))
+    pulled = client.script("pull", f"{organization}/harmful", "--allow-pickle", "--output", tmp_path)
+    assert pulled.status == 1 and "Traceback" not in pulled.text
+    assert "pytorch_model.bin cannot be read as tensors alone" in pulled.text
+    assert not (tmp_path / "harmful").exists() and not list(client.cache.rglob("pytorch_model.bin"))
+    loaded = client.python(LOAD.format(folder=str(pickled)))
     assert loaded.status == 99 and "pytorch_model.bin cannot be read as tensors alone" in loaded.text
     assert not (tmp_path / "harmed").exists()
 
