@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcn_backbones.command import run_command
 from train.checks import check_recipe
-from train.command import run_command
 from train.data import create_train_loader
 from train.distribution import World
 from train.learner import Learner

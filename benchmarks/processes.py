@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from train.command import run_command
+from dcn_backbones.command import run_command
 from train.distribution import World, connect
 from train.learner import Learner
 from train.losses import Criterion

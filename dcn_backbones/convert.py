@@ -1,15 +1,7 @@
-"""`python -m dcn_backbones.convert IN OUT`: weights of other projects into ours, and ours into theirs."""
+"""Convert weights between this project and others, exactly or not at all.
 
-import argparse
-import sys
-from collections import Counter
-from pathlib import Path
+python -m dcn_backbones.convert IN OUT
 
-from dcn_backbones.analysis import load_model
-from dcn_backbones.models.checkpoints import LAYOUTS, TorchvisionNames
-from dcn_backbones.models.checkpoints.conversion import WRITABLE, Converted, read_network, write_network
-
-_EXAMPLES = """examples:
   # the backbone of a detector of mmdetection, for timm.create_model("local-dir:mdconv", pretrained=True)
   python -m dcn_backbones.convert faster_rcnn_mdconv_c3-c5.pth mdconv
   # of detectron2, whose names do not tell where the stride is, trained on blue, green, red
@@ -22,19 +14,28 @@ _EXAMPLES = """examples:
   python -m dcn_backbones.convert local-dir:mdconv r50.pth --to detectron2
   # around torchvision's DeformConv2d: layer2.0.offset2 predicts the offsets of layer2.0.conv2
   python -m dcn_backbones.convert mine.pth ours --from torchvision --offset-name '{block}.offset2'
+
+Exit status: 0 done, 2 called wrongly.
 """
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dcn_backbones.analysis import load_model
+from dcn_backbones.command import CommandParser, exit_status
+from dcn_backbones.models.checkpoints import LAYOUTS, TorchvisionNames
+from dcn_backbones.models.checkpoints.conversion import WRITABLE, Converted, read_network, write_network
 
 _LAYOUT_LIST = "".join(f"  {name:<12} {layout.title}\n" for name, layout in LAYOUTS.items())
 _FILES = (".pth", ".pt", ".pkl", ".safetensors", ".npz")  # else IN is the name of a model
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m dcn_backbones.convert",
-        description="Convert weights between this project and others, exactly or not at all.",
-        epilog=f"layouts:\n{_LAYOUT_LIST}\n{_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser(f"{__doc__}\nLayouts:\n{_LAYOUT_LIST}", "python -m dcn_backbones.convert")
     parser.add_argument(
         "source", metavar="IN", help=".pth, .safetensors or .npz, or a model that timm knows with its weights"
     )
@@ -87,12 +88,15 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def convert(options: argparse.Namespace) -> None:
     source = Path(options.source)
-    if source.is_file() or source.suffix in _FILES:
-        converted = _read(options)
-        settings = write_network(converted.model, options.target, options.to, converted.imported)
+    with tqdm(total=2, unit="step", disable=None, leave=False) as progress:
+        progress.set_description(f"reading {source}")
+        converted = _read(options) if source.is_file() or source.suffix in _FILES else None
+        model = converted.model if converted else load_model(options.source)
+        progress.update()
+        progress.set_description(f"writing {options.target}")
+        settings = write_network(model, options.target, options.to, converted and converted.imported)
+    if converted:
         _report(converted)
-    else:
-        settings = write_network(load_model(options.source), options.target, options.to)
     print(f"{options.target} is written; it needs:\n{settings}")
 
 
@@ -131,12 +135,7 @@ def _report(converted: Converted) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        convert(options)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: convert(options), error=2)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,23 @@
-"""`python -m dcn_backbones.predict IMAGE...`: what a network sees in photographs, in words."""
+"""What a network sees in photographs, in words.
+
+python -m dcn_backbones.predict photo.jpg
+python -m dcn_backbones.predict holiday/*.jpg --model hf-hub:OWNER/NAME --top 1
+python -m dcn_backbones.predict photo.jpg --sampling sampling.png --point 320,240
+
+Exit status: 0 done, 2 called wrongly.
+"""
 
 import argparse
 import sys
 
+from tqdm import tqdm
+
 from dcn_backbones.analysis import classify, draw_sampling, load_model, read_image
+from dcn_backbones.command import CommandParser, exit_status
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m dcn_backbones.predict", description="What a network sees in photographs."
-    )
+    parser = CommandParser(__doc__, "python -m dcn_backbones.predict")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file that holds a photograph")
     parser.add_argument(
         "--model",
@@ -55,11 +63,11 @@ def _point(text: str) -> tuple[float, float]:
 
 def predict(options: argparse.Namespace) -> None:
     model = load_model(options.model)
-    for path in options.images:
+    several = len(options.images) > 1
+    for path in tqdm(options.images, desc="looking", unit="image", disable=None if several else True):
         predictions = classify(model, read_image(path), options.top)
-        print(path)
-        for prediction in predictions:
-            print(f"  {prediction.probability:6.1%}  {prediction.words}")
+        rows = [f"  {prediction.probability:6.1%}  {prediction.words}" for prediction in predictions]
+        tqdm.write("\n".join([path, *rows]))
     if options.sampling:
         draw_sampling(model, read_image(options.images[0]), options.sampling, options.point)
         print(f"sampling locations in {options.images[0]}: {options.sampling}")
@@ -67,12 +75,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        predict(options)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"predict: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: predict(options), error=2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -67,11 +67,18 @@ def check_source(source: Path) -> None:
     for name in SOURCE_FILES:
         if not (source / name).is_file():
             raise ValueError(f"{source} has no {name}, expected a folder that train/export_weights.py wrote")
-    with safe_open(source / WEIGHTS, "pt") as weights:
-        types = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118  (no mapping)
+    types = _value_types(source / WEIGHTS)
     if len(types & _FLOATING_TYPES) != 1 or types - _FLOATING_TYPES - _INTEGER_TYPES:
         found = ", ".join(sorted(types))
         raise ValueError(f"{source / WEIGHTS} has values of types {found}, expected float32 or float16 ones")
+
+
+def _value_types(path: Path) -> set[str]:
+    try:
+        with safe_open(path, "pt") as weights:
+            return {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}), expected safetensors") from error
 
 
 def joined_log(phases: Sequence[Phase]) -> list[dict[str, Any]]:

@@ -59,11 +59,7 @@ def compare_golden(model: nn.Module, folder: Path) -> Comparison:
 
     Raises ValueError when there is no golden input, or it is one of another number of classes.
     """
-    if not (folder / GOLDEN).is_file():
-        raise ValueError(f"{folder} has no {GOLDEN}, expected the logits that hub/publish.py writes")
-    golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
-    expected = torch.tensor(golden["logits"], dtype=torch.float64)
-    image = folder / golden["image"]
+    expected, image = _read_golden(folder)
     logits = _logits(model, image).double()
     if logits.shape != expected.shape:
         raise ValueError(f"{folder / GOLDEN} has {len(expected)} logits, the model has {len(logits)} classes")
@@ -72,6 +68,17 @@ def compare_golden(model: nn.Module, folder: Path) -> Comparison:
         tolerance=TOLERANCE * expected.abs().max().item(),
         words=classify(model, read_image(image), top=1)[0].words,
     )
+
+
+def _read_golden(folder: Path) -> tuple[Tensor, Path]:
+    """The golden logits (num_classes,) and the file of their image."""
+    if not (folder / GOLDEN).is_file():
+        raise ValueError(f"{folder} has no {GOLDEN}, expected the logits that hub/publish.py writes")
+    try:
+        golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+        return torch.tensor(golden["logits"], dtype=torch.float64), folder / golden["image"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / GOLDEN} is damaged, expected `logits` and an `image`") from error
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ python hub/publish.py runs/NAME --repo ORG/MODEL.TAG --data-dir PATH --dtype flo
 python hub/publish.py dcn_backbones/weights/* --org ORG          # the zoo: each folder under its own name
 
 Runs are exported and measured first; folders are what train/export_weights.py wrote. Publishing again changes
-only what has changed. Log in with `hf auth login`, or set HF_TOKEN.
+only what has changed; where one of several fails, the others are published. Log in with `hf auth login`, or
+set HF_TOKEN.
 
 Exit status: 0 done, 1 an error, 2 called wrongly.
 """
@@ -22,10 +23,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, UsageError, run_command
 from hub.attempts import HubError
+from hub.batch import for_each
 from hub.contents import SOURCE_FILES, write_contents
 from hub.repository import Plan, check_repository_name, plan_publication, publish_folder
-from train.command import CommandParser, UsageError, run_command
 from train.export_weights import DTYPES, export
 from train.recipe import RECIPE, load_recipe
 
@@ -147,7 +149,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> bool:
     options = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     chosen = publications(options.sources, options.repo, options.org)
@@ -158,10 +160,7 @@ def main() -> None:
                     f"{publication.source} is exported already; --data-dir, --dtype, --img-size and "
                     "--averaged are for runs"
                 )
-    for publication in tqdm(
-        chosen, desc="publishing", unit="model", disable=None if len(chosen) > 1 else True
-    ):
-        publish(publication, options)
+    return for_each(chosen, "publishing", lambda publication: publish(publication, options))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ python hub/pull.py ORG/NAME --output models      # and copied to models/NAME, fo
 python hub/pull.py --zoo ORG                     # all that ORG has published
 
 A file is refused whose size or checksum is not the one that the Hub lists, or not the one in the repository's
-own SHA256SUMS. Pickled weights are refused unless --allow-pickle insists.
+own SHA256SUMS. Pickled weights are refused unless --allow-pickle insists; those that hold more than tensors
+(weights_only=True) always are.
 
 Exit status: 0 done, 1 an error, 2 called wrongly.
 """
@@ -18,7 +19,6 @@ import sys
 from pathlib import Path, PurePosixPath
 
 import timm
-import torch
 from huggingface_hub import HfApi, hf_hub_url
 from torch import nn
 from tqdm import tqdm
@@ -26,12 +26,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.analysis import load_model
-from dcn_backbones.models.checkpoints import checkpoint_filter_fn
-from hub.attempts import HubError, tried
+from dcn_backbones.command import CommandParser, UsageError, run_command
+from dcn_backbones.models.checkpoints import checkpoint_filter_fn, read_checkpoint
+from hub.attempts import HubError, reason, tried
+from hub.batch import for_each
 from hub.checksums import SUMS, check_sums
 from hub.repository import Listing, RemoteFile, check_repository_name, list_repository, list_zoo
-from train.command import CommandParser, UsageError, run_command
 
+PICKLED_WEIGHTS = "pytorch_model.bin"  # what the client's other libraries call them
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".tar"}
 
 
@@ -48,7 +50,8 @@ def pull(
 
     Raises:
         HubError: When a file cannot be had or is not what the Hub lists, or there are only pickled weights.
-        ValueError: When a file is not what the repository's `SHA256SUMS` lists.
+        ValueError: When a file is not what the repository's `SHA256SUMS` lists, or pickled weights hold more
+            than tensors.
     """
     api = HfApi(library_name="dcn_backbones")
     listing = list_repository(api, repository, revision)
@@ -56,6 +59,8 @@ def pull(
     folder = Path(os.path.commonpath([_download_folder(api, repository, listing, file) for file in wanted]))
     if SUMS in listing.files:
         check_sums(folder)
+    if any(is_pickle(file.path) for file in wanted):
+        _check_pickle(folder)
     # With this the client notes which commit the revision is, so that timm finds it without a network too.
     tried(
         f"finding {repository} again",
@@ -71,10 +76,7 @@ def wanted_files(repository: str, listing: Listing, allow_pickle: bool) -> list[
     if not safe and not pickles:
         raise HubError(f"{repository} has no weights, expected model.safetensors")
     if not safe and not allow_pickle:
-        raise HubError(
-            f"{repository} has only pickled weights ({', '.join(pickles)}), which may run any code when "
-            "they are loaded; expected model.safetensors, or --allow-pickle for one that you trust"
-        )
+        raise HubError(_only_pickles(repository, pickles))
     return [file for name, file in listing.files.items() if not is_pickle(name) or not safe]
 
 
@@ -83,21 +85,45 @@ def is_pickle(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICKLES
 
 
-def load(folder: Path) -> nn.Module:
+def _only_pickles(where: object, pickles: list[str]) -> str:
+    return (
+        f"{where} has only pickled weights ({', '.join(pickles)}), which may run any code when they are "
+        "loaded; expected model.safetensors, or --allow-pickle for one that you trust"
+    )
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """The pickles of a folder, first the one that is the weights: others may be an optimizer's state."""
+    found = (path for path in folder.iterdir() if is_pickle(path.name))
+    return sorted(found, key=lambda path: (path.name != PICKLED_WEIGHTS, path.name))
+
+
+def _check_pickle(folder: Path) -> None:
+    """Read pickled weights with `weights_only=True`; where that fails, nobody else shall load them."""
+    for weights in _pickles(folder)[:1]:
+        try:
+            read_checkpoint(weights)
+        except ValueError:
+            _remove_from_cache(weights)
+            raise
+
+
+def load(folder: Path, allow_pickle: bool = False) -> nn.Module:
     """The model of a pulled folder, in evaluation mode; pickled weights are read with `weights_only=True`.
 
-    Raises ValueError when there is none, or its weights do not fit.
+    Raises ValueError when there is none, its weights do not fit, or are pickled and that is not allowed.
     """
-    pickles = sorted(path for path in folder.iterdir() if is_pickle(path.name))
+    pickles = _pickles(folder)
     if (folder / "model.safetensors").is_file() or not pickles:
         return load_model(f"local-dir:{folder}")
+    if not allow_pickle:
+        raise ValueError(_only_pickles(folder, [path.name for path in pickles]))
+    state = read_checkpoint(pickles[0]).state
     try:
-        state = torch.load(pickles[0], map_location="cpu", weights_only=True)
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        model.load_state_dict(checkpoint_filter_fn(state.get("state_dict", state), model))
-    except Exception as error:  # whatever an unpickler meets
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{pickles[0]} could not be loaded with weights_only=True: {reason}") from error
+        model.load_state_dict(checkpoint_filter_fn(dict(state), model))
+    except Exception as error:  # on damaged files the readers raise whatever they run into
+        raise ValueError(f"{pickles[0]} could not be loaded into the model: {reason(error)}") from error
     return model.eval()
 
 
@@ -162,28 +188,33 @@ def chosen_repositories(names: list[str], organization: str | None) -> list[str]
     )
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = CommandParser(__doc__)
-    parser.add_argument("repositories", nargs="*", metavar="ORG/NAME")
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which weights are pulled."""
     parser.add_argument("--zoo", metavar="ORG", help="all that ORG has published")
     parser.add_argument("--revision", help="a commit, branch or tag (default: the main branch)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="also copy each to FOLDER/NAME")
     parser.add_argument(
         "--allow-pickle", action="store_true", help="take pickled weights where there are no others"
     )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = CommandParser(__doc__)
+    parser.add_argument("repositories", nargs="*", metavar="ORG/NAME")
+    add_source_options(parser)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="also copy each to FOLDER/NAME")
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> bool:
     options = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    repositories = chosen_repositories(options.repositories, options.zoo)
-    for repository in tqdm(
-        repositories, desc="pulling", unit="model", disable=None if len(repositories) > 1 else True
-    ):
+
+    def handle(repository: str) -> None:
         output = options.output and options.output / repository.rpartition("/")[2]
         folder = pull(repository, options.revision, output, options.allow_pickle)
         tqdm.write(f"{repository}: {folder}")
+
+    return for_each(chosen_repositories(options.repositories, options.zoo), "pulling", handle)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from dcn_backbones.command import UsageError
 from hub.attempts import WAITS, HubError, may_pass, reason, tried
 from hub.checksums import SUMS, git_sha1, read_sums, sha256
-from train.command import UsageError
 
 ZOO_TAG = "dcn_backbones"  # on the cards of all published weights
 _PRECONDITION_FAILED = 412

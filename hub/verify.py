@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, run_command
+from hub.batch import for_each
 from hub.checksums import SUMS, check_sums
 from hub.golden import Comparison, compare_golden
-from hub.pull import chosen_repositories, load, pull
-from train.command import CommandParser, run_command
+from hub.pull import add_source_options, chosen_repositories, load, pull
+from hub.repository import check_repository_name
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def verify(target: str, revision: str | None = None, allow_pickle: bool = False)
     if not (folder / SUMS).is_file():
         raise ValueError(f"{target} has no {SUMS}, expected what hub/publish.py published")
     files = check_sums(folder)
-    golden = compare_golden(load(folder), folder)
+    golden = compare_golden(load(folder, allow_pickle), folder)
     if not golden.difference <= golden.tolerance:
         raise ValueError(
             f"the logits of {target} differ from the golden ones by {golden.difference:.3g}, expected at "
@@ -49,41 +51,35 @@ def verify(target: str, revision: str | None = None, allow_pickle: bool = False)
     return Verification(files, golden)
 
 
-def report(target: str, options: argparse.Namespace) -> bool:
-    """Verify one and print how it went; returns whether it is as published."""
-    try:
-        found = verify(target, options.revision, options.allow_pickle)
-    except (OSError, ValueError) as error:
-        tqdm.write(f"{target}: FAILED, {error}", file=sys.stderr)
-        return False
+def report(target: str, options: argparse.Namespace) -> None:
+    """Verify one and print what was found; raises what `verify` does."""
+    found = verify(target, options.revision, options.allow_pickle)
     golden = found.golden
     tqdm.write(
         f"{target}: {found.files} files have their SHA-256, logits differ by {golden.difference:.2g} of "
         f"at most {golden.tolerance:.2g} ({golden.words})"
     )
-    return True
+
+
+def chosen_targets(targets: list[str], organization: str | None) -> list[str]:
+    """The named folders and repositories, or all of an organization's zoo; raises UsageError, HubError."""
+    if organization or not targets:
+        return chosen_repositories(targets, organization)
+    return [target if Path(target).is_dir() else check_repository_name(target) for target in targets]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(__doc__)
     parser.add_argument("targets", nargs="*", metavar="ORG/NAME or FOLDER")
-    parser.add_argument("--zoo", metavar="ORG", help="all that ORG has published")
-    parser.add_argument("--revision", help="a commit, branch or tag (default: the main branch)")
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="take pickled weights where there are no others"
-    )
+    add_source_options(parser)
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> bool:
     options = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    folders = [target for target in options.targets if Path(target).is_dir()]
-    names = [target for target in options.targets if target not in folders]
-    targets = folders + (chosen_repositories(names, options.zoo) if names or not folders else [])
-    bar = tqdm(targets, desc="verifying", unit="model", disable=None if len(targets) > 1 else True)
-    if not all([report(target, options) for target in bar]):
-        sys.exit(1)
+    targets = chosen_targets(options.targets, options.zoo)
+    return for_each(targets, "verifying", lambda target: report(target, options))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What every test shares: a fixed seed, and photographs where a `shared/` folder has them."""
+"""What tests share: a fixed seed, a terminal, and photographs where a `shared/` folder has them."""
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,20 @@ _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it is shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> redirect_stderr:
+    """A context in which standard error is a terminal, for commands that somebody watches."""
+    monkeypatch.setenv("COLUMNS", "100")
+    return redirect_stderr(Terminal())
 
 
 @pytest.fixture

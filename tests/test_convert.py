@@ -133,7 +133,8 @@ def test_arrays_around_torchvisions_layer(source, tmp_path, capsys):
 @pytest.mark.parametrize("layout", ["mmdetection", "detectron2"])
 def test_ours_goes_out_and_comes_back(layout, tmp_path, capsys):
     network = timm.create_model("dcnv1_resnet50", num_classes=3, zero_init_last=False).eval()
-    save_for_hf(network, tmp_path / "ours", safe_serialization=True)
+    pixels = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.4)}
+    save_for_hf(network, tmp_path / "ours", safe_serialization=True, data_config=pixels)
     out = tmp_path / f"{layout}.pth"
     code, lines, _ = run(f"local-dir:{tmp_path / 'ours'}", out, "--to", layout, capsys=capsys)
     assert code == 0 and lines[0] == f"{out} is written; it needs:"
@@ -146,6 +147,11 @@ def test_ours_goes_out_and_comes_back(layout, tmp_path, capsys):
     assert code == 0 and f"of {layout} are dcnv1_resnet50" in lines[0]
     loaded = timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True).eval()
     torch.testing.assert_close(features(loaded), features(network), rtol=0, atol=0)
+    told = any(line.startswith("nothing says how its pixels are normalised") for line in lines)
+    assert told == (layout == "detectron2")
+    if layout == "mmdetection":
+        np.testing.assert_allclose(loaded.pretrained_cfg["mean"], pixels["mean"])
+        np.testing.assert_allclose(loaded.pretrained_cfg["std"], pixels["std"])
 
 
 def test_a_weight_file_of_ours_is_named_with_its_model(source, tmp_path, capsys):
@@ -190,7 +196,7 @@ def test_refusals_are_one_sentence_and_leave_nothing(arguments, message, detecto
     before = sorted(Path().iterdir())
     code, lines, errors = run(*arguments, capsys=capsys)
     assert code == 2 and not lines
-    assert re.match(f"convert: .*{message}", errors) and len(errors.splitlines()) == 1
+    assert re.match(f"error: .*{message}", errors) and len(errors.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
 
 
@@ -216,10 +222,3 @@ def test_as_a_command(source, tmp_path):
     assert result.returncode == 0 and not result.stderr
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architecture"] == "dcnv2_resnet18" and config["num_classes"] == 6
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["--help"])
-    assert exit.value.code == 0
-    assert capsys.readouterr().out.count("python -m dcn_backbones.convert ") >= 6

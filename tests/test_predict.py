@@ -74,7 +74,7 @@ def test_sampling_draws_the_point_of_the_first_image(model, capsys, tmp_path):
 def test_errors_are_one_sentence(model, arguments, message, capsys):
     assert main([*arguments, "--model", model]) == 2
     errors = capsys.readouterr().err
-    assert re.match(f"predict: .*{message}", errors) and len(errors.splitlines()) == 1
+    assert re.match(f"error: .*{message}", errors) and len(errors.splitlines()) == 1
 
 
 def test_a_plain_network_has_nothing_to_draw(capsys, tmp_path):
@@ -105,5 +105,5 @@ def test_as_a_command_without_a_traceback():
     command = [sys.executable, "-m", "dcn_backbones.predict", PHOTOGRAPHS[0], "--model", "dcnv9_resnet18"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert result.returncode == 2 and not result.stdout
-    assert result.stderr.startswith("predict: unknown model 'dcnv9_resnet18'")
+    assert result.stderr.startswith("error: unknown model 'dcnv9_resnet18'")
     assert len(result.stderr.splitlines()) == 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from train.command import CommandParser, run_command
+from dcn_backbones.command import CommandParser, run_command
 from train.data.perturb import UNCHANGED
 from train.recipe import RECIPE, read_yaml
 

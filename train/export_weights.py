@@ -21,9 +21,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
+from dcn_backbones.command import CommandParser, run_command
 from train.card import model_card
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
-from train.command import CommandParser, run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.sources import ImageSource
 from train.distribution import World

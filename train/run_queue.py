@@ -28,8 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import list_checkpoints
-from train.command import CommandParser, run_command
 from train.recipe import Recipe, load_recipe, read_yaml
 from train.signals import INTERRUPTED, StopSignals
 

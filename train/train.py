@@ -22,9 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, save_checkpoint, save_weights
 from train.checks import check_recipe
-from train.command import CommandParser, run_command
 from train.data import create_train_loader, create_val_loader
 from train.distribution import World, connect
 from train.evaluate import evaluate

@@ -17,8 +17,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
+from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import WEIGHTS, load_weights
-from train.command import CommandParser, run_command
 from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.perturb import PERTURBATIONS, UNCHANGED, PerturbedImages
 from train.distribution import World

@@ -22,7 +22,10 @@ def read_image(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"{path} is not a file; expected the path of an image.")
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at white
+                upright = upright.point(lambda value: value * (1 / 256))
+            return upright.convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else f": {error}".rstrip(".")
         raise OSError(f"{path} is not an image that Pillow can decode{reason}.") from error

@@ -1,4 +1,11 @@
-"""`python -m dcn_backbones.export MODEL --output FILE`: a model as a file for another runtime."""
+"""Write a model as a file for ONNX Runtime, TensorRT, OpenVINO or torch.export, and check what it computes.
+
+python -m dcn_backbones.export dcnv2_resnet50 --output model.onnx
+python -m dcn_backbones.export dcnv2_resnet18 --output model.xml --check photo.jpg
+python -m dcn_backbones.export local-dir:runs/best --output model.pt2 --size 320,512 --fixed
+
+Exit status: 0 done, 1 the file does not compute what the model does, 2 called wrongly.
+"""
 
 import argparse
 import sys
@@ -9,25 +16,15 @@ from torch import nn
 from tqdm import tqdm
 
 from dcn_backbones.analysis import Preprocessing, load_model, read_image
+from dcn_backbones.command import CommandParser, exit_status
 from dcn_backbones.export import DEFAULT_OPSET, OPSETS, TOLERANCE, difference, export_file, load_exported
 from dcn_backbones.export.files import check_path
 from dcn_backbones.export.onnx import check_opset
 from dcn_backbones.export.runtimes import check_provider
 
-EXAMPLES = """examples:
-  python -m dcn_backbones.export dcnv2_resnet50 --output model.onnx
-  python -m dcn_backbones.export dcnv2_resnet18 --output model.xml --check photo.jpg
-  python -m dcn_backbones.export local-dir:runs/best --output model.pt2 --size 320,512 --fixed
-"""
-
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m dcn_backbones.export",
-        description="Write a model as a file for ONNX Runtime, TensorRT, OpenVINO or torch.export.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser(__doc__, "python -m dcn_backbones.export")
     parser.add_argument(
         "model", metavar="MODEL", help="a model that timm knows, local-dir:FOLDER or hf-hub:OWNER/NAME"
     )
@@ -121,11 +118,7 @@ def _differences(
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        return 0 if export(options) else 1
-    except (ImportError, OSError, ValueError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: export(options), error=2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""`python hub/space/app.py`: a page that shows where a deformable network looks in a photograph."""
+"""A page that shows where a deformable network looks in a photograph.
+
+python hub/space/app.py
+python hub/space/app.py --model hf-hub:OWNER/NAME --port 8000
+
+Exit status: 0 ended as asked, 2 called wrongly.
+"""
 
 import argparse
 import signal
@@ -21,6 +27,7 @@ from uploads import (
 )
 
 from dcn_backbones.analysis import read_image, sampling_svg
+from dcn_backbones.command import CommandParser, exit_status
 
 FOLDER = Path(__file__).parent
 EXAMPLE = FOLDER / "chelsea.png"
@@ -101,7 +108,8 @@ class Page:
         }
         self.blocks.load(self.open_example, [self.model, self.levels], **heavy)
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
-        self.model.input(self.choose_model, [self.model, *view], **heavy)
+        # Not `input`, which a choice by mouse sends twice, nor `select`, which one by keyboard does not send.
+        self.model.change(self.choose_model, [self.model, *view], **heavy)
         self.stage.click(self.choose_point, view, **quick)
         self.stage.step(self.move_point, view, **{**quick, "trigger_mode": "multiple"})  # each one counts
         self.stage.refuse(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
@@ -124,6 +132,8 @@ class Page:
     def choose_model(self, model: str, before: Look | None, layer: int, levels: int) -> dict:
         if before is None:
             return self.open_example(model, levels)
+        if before.model == model:  # the page went back to it
+            return gr.skip()
         try:
             return self._new_look(model, before.photograph, before.point, layer, levels)
         except ValueError as error:
@@ -189,13 +199,7 @@ def sentence(error: Exception) -> str:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python hub/space/app.py",
-        description="A page that shows where a deformable network looks in a photograph.",
-        epilog="examples:\n  python hub/space/app.py\n"
-        "  python hub/space/app.py --model hf-hub:OWNER/NAME --port 8000",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser(__doc__, "python hub/space/app.py")
     parser.add_argument(
         "--model",
         action="append",
@@ -204,19 +208,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="offer this model too, and first: a name that timm knows, local-dir:FOLDER or hf-hub:OWNER/NAME",
     )
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    parser.add_argument(
+        "--port", type=_port, help="port to listen on (default: the first free one from 7860)"
+    )
     return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; expected 1 to 65535")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end removes the folder of uploads
-    try:
-        serve(options)
-    except (OSError, ValueError) as error:
-        print(f"app: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: serve(options), error=2)
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 
 from dcn_backbones.analysis import classify, load_model
 from dcn_backbones.analysis.classify import class_words
@@ -55,3 +56,14 @@ def test_models_that_cannot_be_had(tmp_path):
     for name in ("dcnv2_resnet18.no_such_tag", f"local-dir:{tmp_path}/absent", "test_resnet:thing"):
         with pytest.raises(ValueError, match="model .* could not be loaded: .+"):
             load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", b"no weights"), ("config.json", b"[]"), ("config.json", b'{"architecture": 3}')],
+)
+def test_damaged_files_are_one_sentence(tmp_path, file, content):
+    save_for_hf(timm.create_model("dcnv2_resnet18", num_classes=2), tmp_path, safe_serialization=True)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"model 'local-dir:.*' could not be loaded: .+"):
+        load_model(f"local-dir:{tmp_path}")

@@ -1,5 +1,6 @@
 """Photographs in: files of every kind, and where the network's input lies on them."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -25,6 +26,13 @@ def test_read_image_gives_rgb_and_turns_it_upright(tmp_path):
     upright = read_image(tmp_path / "turned.png")
     assert upright.mode == "RGB" and upright.size == (2, 4)
     assert upright.getpixel((1, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tiff"])
+def test_read_image_keeps_the_greys_of_sixteen_bits(tmp_path, name):
+    Image.fromarray(np.array([[0, 25_700, 65_535]], np.uint16)).save(tmp_path / name)
+    shown = np.asarray(read_image(tmp_path / name))
+    assert shown[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
 
 
 def test_read_image_errors(tmp_path):

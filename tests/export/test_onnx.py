@@ -13,25 +13,12 @@ from dcn_backbones.export import OPSETS, TOLERANCE, difference, onnx_model, run_
 from dcn_backbones.export import onnx as export_to_onnx
 from dcn_backbones.layers import DeformConv2d, ModulatedDeformConv2d
 
+from ..layers.geometries import GEOMETRIES
 from .conftest import scatter_offsets
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-
-GEOMETRIES = {
-    "strided": dict(kernel_size=3, stride=2, padding=1, offset_groups=2),
-    "dilated": dict(kernel_size=3, padding=2, dilation=2, groups=2),
-    "awkward": dict(
-        kernel_size=(3, 2),
-        stride=(2, 1),
-        padding=(1, 2),
-        dilation=(2, 1),
-        groups=2,
-        offset_groups=3,
-        bias=True,
-    ),
-}
 
 
 def make_layer(layer_class: type[DeformConv2d], geometry: str) -> nn.Module:

@@ -239,7 +239,7 @@ PUBLISH = """
 from pathlib import Path
 from huggingface_hub import HfApi
 from hub.repository import publish_folder
-from train.command import run_command
+from dcn_backbones.command import run_command
 run_command(lambda: print(publish_folder(HfApi(), {name!r}, Path({folder!r}), "publish", False)))
 """
 

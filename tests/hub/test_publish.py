@@ -184,6 +184,17 @@ def test_a_zoo_is_published_in_one_call(client, hub, exported, organization, tmp
         assert hub.files(f"{organization}/dcnv2_resnet18.{tag}").keys() == PUBLISHED
 
 
+def test_where_one_of_several_fails_the_others_are_published(client, hub, exported, organization, tmp_path):
+    for tag in ("damaged", "whole"):
+        shutil.copytree(exported, tmp_path / f"dcnv2_resnet18.{tag}")
+    (tmp_path / "dcnv2_resnet18.damaged" / "model.safetensors").write_bytes(b"no weights")
+    finished = client.script("publish", *sorted(tmp_path.glob("dcnv2*")), "--org", organization)
+    assert finished.status == 1 and "Traceback" not in finished.text, finished.text
+    assert "dcnv2_resnet18.damaged/model.safetensors" in finished.text
+    assert hub.repository(f"{organization}/dcnv2_resnet18.damaged") is None
+    assert hub.files(f"{organization}/dcnv2_resnet18.whole").keys() == PUBLISHED
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

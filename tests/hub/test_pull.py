@@ -18,7 +18,7 @@ api.upload_folder(repo_id={name!r}, folder_path={folder!r})
 LOAD = """
 from pathlib import Path
 from hub.pull import load
-print(load(Path({folder!r})).fc)
+print(load(Path({folder!r}), allow_pickle=True).fc)
 """
 
 OFFLINE = """
@@ -47,6 +47,7 @@ def pickled(exported, tmp_path):
     folder.mkdir()
     shutil.copy(exported / "config.json", folder)
     torch.save(load_file(exported / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save({"step": 1}, folder / "optimizer.pt")  # of a training program, and no weights
     return folder
 
 
@@ -91,6 +92,15 @@ def test_a_revision_is_pulled_as_it_was(client, hub, publish, contents, organiza
         assert text in (tmp_path / revision / "pixels" / "README.md").read_text()
 
 
+def test_where_one_of_several_fails_the_others_are_pulled(client, publish, organization, tmp_path):
+    name = f"{organization}/pixels"
+    assert publish(name).status == 0
+    finished = client.script("pull", f"{organization}/absent", name, "--output", tmp_path)
+    assert finished.status == 1 and "Traceback" not in finished.text
+    assert f"error: listing the files of {organization}/absent failed" in finished.text
+    assert (tmp_path / "pixels" / "model.safetensors").is_file()
+
+
 def test_a_zoo_is_pulled_and_verified_whole(client, publish, upload, pickled, organization, tmp_path):
     for number in (1, 2):
         assert publish(f"{organization}/pixels-{number}").status == 0
@@ -118,7 +128,7 @@ def test_only_a_pickle_is_refused_unless_the_user_insists(
     name = f"{organization}/pickled"
     upload(name, pickled)
     refused = client.script("pull", name)
-    assert refused.status == 1 and "only pickled weights (pytorch_model.bin)" in refused.text
+    assert refused.status == 1 and "only pickled weights (optimizer.pt, pytorch_model.bin)" in refused.text
     assert not [one for one in hub.requests() if "resolve" in one["path"]]
     assert client.script("pull", name, "--allow-pickle", "--output", tmp_path / "out").status == 0
     loaded = client.python(LOAD.format(folder=str(tmp_path / "out" / "pickled")))
@@ -139,11 +149,12 @@ def test_a_harmful_pickle_runs_nothing_even_for_who_insists(client, upload, pick
     with (pickled / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"fc.weight": Harmful(str(tmp_path / "harmed"))}, file)
     upload(f"{organization}/harmful", pickled)
-    assert (
-        client.script("pull", f"{organization}/harmful", "--allow-pickle", "--output", tmp_path).status == 0
-    )
-    loaded = client.python(LOAD.format(folder=str(tmp_path / "harmful")))
-    assert loaded.status == 99 and "could not be loaded with weights_only=True" in loaded.text
+    pulled = client.script("pull", f"{organization}/harmful", "--allow-pickle", "--output", tmp_path)
+    assert pulled.status == 1 and "Traceback" not in pulled.text
+    assert "pytorch_model.bin cannot be read as tensors alone" in pulled.text
+    assert not (tmp_path / "harmful").exists() and not list(client.cache.rglob("pytorch_model.bin"))
+    loaded = client.python(LOAD.format(folder=str(pickled)))
+    assert loaded.status == 99 and "pytorch_model.bin cannot be read as tensors alone" in loaded.text
     assert not (tmp_path / "harmed").exists()
 
 

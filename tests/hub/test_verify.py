@@ -37,8 +37,39 @@ def test_each_of_several_is_reported(client, contents, copied):
     write_sums(copied, seal_without)
     finished = client.script("verify", copied, contents)
     assert finished.status == 1
-    assert f"{copied}: FAILED" in finished.text and "has no golden.json" in finished.text
+    assert f"error: {copied} has no golden.json" in finished.text
     assert f"{contents}: " in finished.text and "files have their SHA-256" in finished.text
+
+
+def test_a_folder_with_one_changed_byte_is_refused_before_it_is_loaded(client, copied):
+    weights = copied / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:8] + b"!" + content[9:])  # loading would find fault with its header
+    finished = client.script("verify", copied)
+    assert finished.status == 1 and finished.text.startswith(f"error: {weights} has SHA-256 ")
+
+
+def test_a_folder_of_pickles_is_refused_unless_the_user_insists(client, copied):
+    weights = copied / "model.safetensors"
+    torch.save(load_file(weights), copied / "pytorch_model.bin")
+    weights.unlink()
+    write_sums(copied, {*read_sums(copied / "SHA256SUMS"), "pytorch_model.bin"} - {"model.safetensors"})
+    refused = client.script("verify", copied)
+    assert refused.status == 1 and "only pickled weights (pytorch_model.bin)" in refused.text
+    assert client.script("verify", copied, "--allow-pickle").status == 0
+
+
+def test_a_folder_and_a_zoo_are_not_verified_in_one_call(client, hub, copied):
+    finished = client.script("verify", copied, "--zoo", "someone")
+    assert finished.status == 2 and finished.text.startswith("error: expected either repositories")
+    assert not hub.requests()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"logits": ["a"], "image": "golden.png"}'])
+def test_damaged_golden_logits_are_named(copied, content):
+    (copied / "golden.json").write_text(content)
+    with pytest.raises(ValueError, match="golden.json is damaged, expected `logits` and an `image`"):
+        compare_golden(torch.nn.Identity(), copied)
 
 
 def test_other_weights_under_right_checksums_are_found_by_the_logits(client, copied):

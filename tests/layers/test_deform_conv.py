@@ -10,21 +10,9 @@ from torch.nn import functional as F
 
 from dcn_backbones.layers import DeformConv2d, ModulatedDeformConv2d
 
+from .geometries import GEOMETRIES
+
 LAYERS = [DeformConv2d, ModulatedDeformConv2d]
-GEOMETRIES = {
-    "usual": dict(kernel_size=3, padding=1),
-    "strided": dict(kernel_size=3, stride=2, padding=1, offset_groups=2),
-    "dilated": dict(kernel_size=3, padding=2, dilation=2, groups=2),
-    "awkward": dict(
-        kernel_size=(3, 2),
-        stride=(2, 1),
-        padding=(1, 2),
-        dilation=(2, 1),
-        groups=2,
-        offset_groups=3,
-        bias=True,
-    ),
-}
 
 
 def make_layer(layer_class: type[DeformConv2d], geometry: str) -> DeformConv2d:

@@ -87,7 +87,7 @@ def _train(command: list[str], stderr: Path, file_limit: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # forkserver's children ignore it
     sys.argv = command
-    from train.command import run_command
+    from dcn_backbones.command import run_command
     from train.train import main
 
     run_command(main)

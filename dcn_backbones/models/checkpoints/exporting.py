@@ -92,7 +92,9 @@ def export_state(model: nn.Module, layout: str) -> Exported:
 
 
 def _to_mmdetection(model: ResNet) -> Exported:
-    return Exported({"state_dict": dict(model.state_dict()), "meta": {}}, _fill(_MMDETECTION_SETTINGS, model))
+    settings = _fill(_MMDETECTION_SETTINGS, model)
+    # Its own checkpoints carry their configuration, where `read_checkpoint` finds how pixels are normalised.
+    return Exported({"state_dict": dict(model.state_dict()), "meta": {"cfg": settings}}, settings)
 
 
 def _to_detectron2(model: ResNet) -> Exported:

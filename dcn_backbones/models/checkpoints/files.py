@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +74,17 @@ def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds an object of type {type(content).__name__} instead of a state dict")
     return content
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+    # The first sentence only: torch's next ones advise to load the file without this safety.
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0].rstrip(".")
     return (
         f"{path} cannot be read as tensors alone ({reason}); expected .safetensors, .npz or a state dict of "
         "torch.save: of a pickle with more in it, whose origin you trust, save the tensors as one of these."

@@ -239,7 +239,20 @@ def test_who_sends_a_large_file_past_the_page_is_refused_too(address, temporary)
     assert refusal.value.code == 413 and kept_bytes(temporary) == 0
 
 
-def test_a_model_that_cannot_be_had_is_named_and_the_last_one_stays(page):
+@pytest.fixture
+def tries(page) -> list[str]:
+    """What the page was sent that names the model which cannot be had."""
+    sent = []
+
+    def note(request) -> None:
+        if "dcnv2_resnet50" in (request.post_data or ""):
+            sent.append(request.url)
+
+    page.on("request", note)
+    return sent
+
+
+def test_a_model_that_cannot_be_had_is_named_and_the_last_one_stays(page, tries):
     page.locator("#model input").click()
     page.get_by_role("option", name="dcnv2_resnet50").click()
     page.wait_for_selector("#notice >> text=The weights of model 'dcnv2_resnet50' could not be loaded")
@@ -247,6 +260,17 @@ def test_a_model_that_cannot_be_had_is_named_and_the_last_one_stays(page):
     click(page, 0.4, 0.4)
     page.wait_for_selector("#notice p", state="detached")
     wait_for_caption(page, "Layer 9 of 12")
+    assert len(tries) == 1
+
+
+def test_a_model_can_be_chosen_by_keyboard(page, tries):
+    page.locator("#model input").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("dcnv2_resnet50")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#notice >> text=The weights of model 'dcnv2_resnet50' could not be loaded")
+    page.wait_for_function("document.querySelector('#model input').value.startsWith('dcnv2_resnet18')")
+    assert len(tries) == 1
 
 
 def test_a_click_where_the_network_sees_nothing_says_so(page):
