@@ -16,11 +16,11 @@ def needs_formula() -> bool:
     return _inside_forward_mode() or _inside_differentiating_transform()
 
 
-def refuse_forward_mode() -> None:
+def refuse_forward_mode(operator: str) -> None:
     """Raise where tangents would be lost: in the operator's body, called around the public function."""
     if _inside_forward_mode():
         raise RuntimeError(
-            "The operator deform_conv2d runs in a graph that was traced outside of the forward-mode level "
+            f"The operator {operator} runs in a graph that was traced outside of the forward-mode level "
             "(or was called by itself) and has no tangents, expected a function compiled inside that level."
         )
 

@@ -1,6 +1,7 @@
 """Which backend runs, who says so, and what it says when it cannot."""
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from dcn_backbones.ops import available_backends, deform_conv2d, dispatch, use_backend
+from dcn_backbones.ops.backends.base import OPERATORS, Backend, Request
 from dcn_backbones.ops.backends.extension import cpu_capability
 from dcn_backbones.ops.backends.reference import ReferenceBackend
 
@@ -23,13 +25,13 @@ def calls(monkeypatch) -> list[str]:
     seen = []
     for backend in dispatch.BACKENDS.values():
         for direction in ("forward", "backward"):
-            original = getattr(backend, direction)
+            original = getattr(backend, f"deform_conv2d_{direction}")
 
             def spy(*args, _original=original, _label=f"{backend.name} {direction}"):
                 seen.append(_label)
                 return _original(*args)
 
-            monkeypatch.setattr(backend, direction, spy)
+            monkeypatch.setattr(backend, f"deform_conv2d_{direction}", spy)
     return seen
 
 
@@ -130,8 +132,6 @@ def test_passing_over_a_faster_backend_is_said_once(monkeypatch, caplog):
 
 
 def test_deterministic_algorithms_are_asked_for():
-    from dcn_backbones.ops.backends.base import Request
-
     reasons = dispatch.BACKENDS["torchvision"].not_supported_reasons(Request("cuda", torch.float32, True))
     assert any("not deterministic on cuda" in reason for reason in reasons)
     assert not dispatch.BACKENDS["torchvision"].not_supported_reasons(Request("cpu", torch.float32, True))
@@ -143,6 +143,27 @@ def test_info_tells_versions_backends_and_reasons():
     )
     assert f"torch {torch.__version__}" in run.stdout
     assert "extension" not in available_backends() or f"CPU kernels: {cpu_capability()}\n" in run.stdout
+    for operator in OPERATORS:
+        _, _, lines = run.stdout.partition(f"backends of {operator}, the preferred first:\n")
+        for name, backend in dispatch.BACKENDS.items():
+            line = next(line for line in lines.splitlines() if line.split()[:1] == [name])
+            on_cpu = not backend.not_supported_reasons(Request("cpu", torch.float32, False, operator, False))
+            assert ("ready on any" in line or bool(re.search(r"ready on cpu\b", line))) == on_cpu, line
+
+
+def test_every_declared_operator_has_both_directions():
     for name, backend in dispatch.BACKENDS.items():
-        line = next(line for line in run.stdout.splitlines() if line.split()[:1] == [name])
-        assert ("ready" in line) == (not backend.unavailable_reasons())
+        assert backend.operators <= set(OPERATORS)
+        for operator in OPERATORS:
+            for method in (f"{operator}_forward", f"{operator}_backward"):
+                written = getattr(type(backend), method) is not getattr(Backend, method)
+                assert written or operator not in backend.operators, f"{name} has no {method}"
+
+
+def test_an_operator_that_a_backend_does_not_have_is_a_reason(monkeypatch):
+    first = next(iter(dispatch.BACKENDS.values()))
+    monkeypatch.setattr(first, "operators", frozenset())
+    dispatch._select.cache_clear()
+    with use_backend(first.name), pytest.raises(RuntimeError, match="it has no deform_conv2d on cpu yet"):
+        output()
+    dispatch._select.cache_clear()

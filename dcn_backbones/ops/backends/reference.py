@@ -16,10 +16,10 @@ class ReferenceBackend(Backend):
     def unavailable_reasons(self) -> list[str]:
         return []
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    def deform_conv2d_forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         return deform_conv2d_formula(input, offset, weight, bias, mask, stride, padding, dilation)
 
-    def backward(
+    def deform_conv2d_backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         needs_input, needs_offset, needs_weight, needs_mask = needs

@@ -21,11 +21,11 @@ class TorchvisionBackend(Backend):
             return [f"torchvision does not import ({error})"]
         return []
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    def deform_conv2d_forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         arguments = _arguments(input, offset, weight, bias, mask, stride, padding, dilation)
         return torch.ops.torchvision.deform_conv2d(*arguments).to(input.dtype)
 
-    def backward(
+    def deform_conv2d_backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         arguments = _arguments(input, offset, weight, None, mask, stride, padding, dilation)
