@@ -1,8 +1,8 @@
 """Deformable RoI pooling from the papers' equations, twice; nothing here is shared with the package.
 
 Equation 6 of the DCNv1 paper, offsets normalised as in its section 2.2; equation 2 of the DCNv2 paper with
-the mask. Of a bin, n_y x n_x points in the middles of equal cells are averaged. Sampling is by the DCNv1 paper's
-equations 3 and 4, a sum over all pixels, at the position moved into the image by `roi_align`'s border rule.
+the mask. Of a bin, n_y x n_x points in the middles of equal cells are averaged. Sampling is by the DCNv1
+paper's equations 3 and 4, a sum over all pixels, at the position that `roi_align`'s border rule makes of it.
 """
 
 import math

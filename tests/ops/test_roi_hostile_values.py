@@ -82,15 +82,12 @@ def test_a_large_box_is_sampled_at_every_pixel(roi_backend, pool, side):
 
 
 def test_a_box_of_too_many_points_is_outside(roi_backend):
+    """Whichever axis needs them; half as many for each of two bins are fine."""
     image = torch.ones(1, 1, 5, 7, dtype=torch.float64)
     for far in [(32769.0, 4.0), (4.0, 32769.0)]:
         boxes = torch.tensor([[0, 0, 0, *far]], dtype=torch.float64)
         with use_backend(roi_backend):
             assert deform_roi_pool(image, boxes, 1).item() == 0
-            assert (
-                deform_roi_pool(image, boxes, 1, sampling_ratio=40000 if far[1] > 4 and False else 3).item()
-                >= 0
-            )
             assert deform_roi_pool(image, boxes, 2).any()
 
 

@@ -218,7 +218,7 @@ def test_autocast_does_not_reach_into_a_backend(roi_backend):
         assert_same(leaf.grad, plain_leaves[name].grad, roi_backend, name)
 
 
-def test_flops_are_known_to_be_zero(recwarn):
+def test_flops_are_known_to_be_zero():
     """Sampling is not counted, here as in the convolution; the counter has to be told."""
     tensors, _ = with_leaves(CASE.tensors(torch.float32))
     assert count_flops(deform_roi_pool, tensors, CASE) == (0, 0)

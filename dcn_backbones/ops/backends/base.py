@@ -12,6 +12,12 @@ Gradients = tuple[Tensor | None, ...]
 OPERATORS = ("deform_conv2d", "deform_roi_pool")
 """What a backend may have; `deform_ps_roi_pool` is part of `deform_roi_pool`."""
 
+ROI_POOL_SCHEMA = (
+    "Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "
+    "int sampling_ratio, float gamma, bool position_sensitive"
+)
+"""The parameters that all kernels of `deform_roi_pool` begin with; backward, grad_output goes before them."""
+
 FLOAT_TYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 

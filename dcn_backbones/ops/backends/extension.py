@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Request
+from .base import ROI_POOL_SCHEMA, Backend, Gradients, Request
 from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
@@ -14,6 +14,11 @@ _library.define(
 _library.define(
     "_deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
     "int[2] stride, int[2] padding, int[2] dilation, bool[4] needs) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(f"_deform_roi_pool_forward({ROI_POOL_SCHEMA}) -> Tensor")
+_library.define(
+    f"_deform_roi_pool_backward(Tensor grad_output, {ROI_POOL_SCHEMA}, bool[3] needs) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 
 # Imported after the schemas are defined, since importing registers the kernels behind them.
