@@ -1,5 +1,6 @@
 """Which backend runs, who says so, and what it says when it cannot."""
 
+import itertools
 import logging
 import re
 import subprocess
@@ -15,6 +16,7 @@ from dcn_backbones.ops.backends.extension import cpu_capability
 from dcn_backbones.ops.backends.reference import ReferenceBackend
 
 from .cases import Case
+from .roi_cases import AWKWARD, RoICase, call, with_leaves
 
 CASE = Case()
 
@@ -24,14 +26,14 @@ def calls(monkeypatch) -> list[str]:
     """What ran: "NAME forward", "NAME backward", in order."""
     seen = []
     for backend in dispatch.BACKENDS.values():
-        for direction in ("forward", "backward"):
-            original = getattr(backend, f"deform_conv2d_{direction}")
+        for operator, direction in itertools.product(OPERATORS, ("forward", "backward")):
+            original = getattr(backend, f"{operator}_{direction}")
 
             def spy(*args, _original=original, _label=f"{backend.name} {direction}"):
                 seen.append(_label)
                 return _original(*args)
 
-            monkeypatch.setattr(backend, f"deform_conv2d_{direction}", spy)
+            monkeypatch.setattr(backend, f"{operator}_{direction}", spy)
     return seen
 
 
@@ -54,6 +56,29 @@ def test_backward_runs_on_the_forwards_backend_after_the_block_and_on_another_th
     thread.start()
     thread.join()
     assert calls == [f"{backend} forward", f"{backend} backward"]
+
+
+def test_pooling_too_runs_backward_on_the_forwards_backend(plain_roi_backend, calls):
+    case = AWKWARD["plain"]
+    tensors, _ = with_leaves(case.tensors(torch.float32))
+    with use_backend(plain_roi_backend):
+        result = call(case, tensors)
+    result.sum().backward()
+    assert calls == [f"{plain_roi_backend} forward", f"{plain_roi_backend} backward"]
+
+
+def test_a_backend_without_an_operator_is_passed_over_for_it_alone(monkeypatch, caplog, calls):
+    first = next(iter(dispatch.BACKENDS.values()))
+    monkeypatch.setattr(first, "operators", frozenset({"deform_conv2d"}))
+    dispatch._select.cache_clear()
+    dispatch._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        call(RoICase(), RoICase().tensors(torch.float32))
+    dispatch._select.cache_clear()
+    assert calls == ["reference forward"]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("dcn_backbones")]
+    assert len(said) == 1 and said[0].startswith("Running deform_roi_pool on the backend 'reference'")
+    assert f"'{first.name}', since it has no deform_roi_pool on cpu yet" in said[0]
 
 
 def test_a_compiled_function_keeps_the_backend_of_its_tracing(calls):

@@ -109,11 +109,13 @@ def test_vmap_equals_a_loop(roi_backend, mapped):
 
 
 def test_vmap_of_a_box_of_no_image_does_not_reach_the_next_batch():
+    """The first of two batches asks for the image after its last, which is the first of the second."""
     tensors = CASE.tensors()
-    tensors["boxes"][0, 0] = CASE.batch
+    boxes = torch.stack([tensors["boxes"]] * 2)
+    boxes[0, 0, 0] = CASE.batch
     inputs = torch.stack([tensors["input"]] * 2)
     with pytest.raises(ValueError, match="boxes has image indices"):
-        torch.vmap(lambda input: call(CASE, tensors | dict(input=input)))(inputs)
+        torch.vmap(lambda input, boxes: call(CASE, tensors | dict(input=input, boxes=boxes)))(inputs, boxes)
 
 
 @pytest.mark.parametrize("name", ["modulated", "sensitive_groups_3"])
