@@ -35,7 +35,7 @@ class DeformRoIPool(nn.Module):
         spatial_scale: Pixels of the input for each unit of the boxes.
         sampling_ratio: Sampling points of a bin along each axis; if not positive, as many as the bin has
             pixels, rounded up. Export to ONNX needs a positive one.
-        gamma: The scale of the offsets, which are in widths and heights of the RoI.
+        gamma: The scale of the offsets.
         hidden_channels: Widths of fully connected layers before the last, a ReLU behind each. With
             ``(1024, 1024)`` the layer is mmcv's ``DeformRoIPoolPack`` and loads its state.
         device: Device of the parameters.
@@ -47,8 +47,8 @@ class DeformRoIPool(nn.Module):
           for each image
         - output: ``(R, in_channels, kh, kw)``
         - ``offset_fc`` input: ``(R, in_channels*K)``, order ``[channel][bin]``
-        - ``offset_fc`` output: ``(R, 2*K)``, order ``[x, y][bin]``, in widths and heights of the RoI times
-          ``1 / gamma``
+        - ``offset_fc`` output: ``(R, 2*K)``, order ``[x, y][bin]``; times `gamma`, in widths and heights of
+          the RoI
     """
 
     offset_branch = "offset_fc"
@@ -63,8 +63,8 @@ class DeformRoIPool(nn.Module):
         sampling_ratio: int = -1,
         gamma: float = 0.1,
         hidden_channels: Sequence[int] = (),
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -81,9 +81,9 @@ class DeformRoIPool(nn.Module):
         self.reset_offset_branch()
 
     def reset_offset_branch(self) -> None:
-        """Set the last layer to zero, hence all it predicts; those before it keep PyTorch's initialisation.
+        """Set the last layer to zero, hence all it predicts; those before it get PyTorch's initialisation.
 
-        With all of them at zero, as the DCNv2 paper can be read, only the last bias would ever get a gradient.
+        With all of them at zero, as one may read the DCNv2 paper, only the last bias would ever learn.
         """
         *hidden, last = (layer for layer in self.offset_fc if isinstance(layer, nn.Linear))
         for layer in hidden:
@@ -130,9 +130,10 @@ class ModulatedDeformRoIPool(DeformRoIPool):
     """Modulated deformable RoI pooling, DCNv2: every bin is also weighted by a learned mask.
 
     Source: Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", 2019, section 3.2 and
-    equation 2. Arguments and shapes are `DeformRoIPool`'s, but ``offset_fc`` has two fully connected layers
-    with 1024 channels between them, and ``3*K`` outputs: the first ``2*K`` are the offsets, the last ``K`` the
-    mask's logits, and ``mask = sigmoid(logits)``. The paper trains it at the learning rate of all others.
+    equation 2. Arguments and shapes are `DeformRoIPool`'s, but ``offset_fc`` has two fully connected layers,
+    1024 channels and a ReLU between them, and ``3*K`` outputs: the first ``2*K`` are the offsets, the last
+    ``K`` the mask's logits, and ``mask = sigmoid(logits)``. The paper trains it at the learning rate of all
+    other layers.
 
     As in the paper, logits of zero are a mask of one half, and nothing makes up for it: a fresh layer gives
     half of what aligned pooling does. A detector trained on aligned pooling goes on as it was when the weight
@@ -155,8 +156,8 @@ class ModulatedDeformRoIPool(DeformRoIPool):
         sampling_ratio: int = -1,
         gamma: float = 0.1,
         hidden_channels: Sequence[int] = (1024,),
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, output_size, spatial_scale, sampling_ratio, gamma, hidden_channels, device, dtype
@@ -167,7 +168,7 @@ class ModulatedDeformRoIPool(DeformRoIPool):
         return predicted[:, :2], predicted[:, 2].sigmoid()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Load, joining the two branches of mmcv's layer first, in `load_state_dict`'s own copy of the dict."""
+        """Load, joining the two branches of mmcv's layer first; the dict is `load_state_dict`'s own copy."""
         if f"{prefix}mask_fc.0.weight" in state_dict:
             _join_mask_branch(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
@@ -178,15 +179,15 @@ class DeformPSRoIPool(nn.Module):
 
     Source: Dai et al., "Deformable Convolutional Networks", 2017, section 2.2 with figure 4 of its published
     version: a convolution predicts fields of offsets at every pixel, and position-sensitive pooling of them
-    gives the offset of each bin. The layer has no parameters. Both maps come from convolutions of the network;
-    initialise that of the offsets with zeros, and call it ``conv_offset`` to have recipes scale its learning rate.
+    gives the offset of each bin. The layer has no parameters: both maps come from convolutions of the network.
+    Initialise that of the offsets with zeros; called ``conv_offset``, it gets the recipes' ``offset_lr_scale``.
 
     Args:
         output_size: Bins ``(kh, kw)``, or one number for both; ``K = kh*kw``.
         spatial_scale: Pixels of both maps for each unit of the boxes.
         sampling_ratio: Sampling points of a bin along each axis; if not positive, as many as the bin has
             pixels, rounded up.
-        gamma: The scale of the offsets, which are in widths and heights of the RoI.
+        gamma: The scale of the offsets.
 
     Shapes:
         - scores: ``(N, C_out*K, H, W)``, channel order ``[output channel][bin]``
@@ -218,7 +219,7 @@ class DeformPSRoIPool(nn.Module):
 def _join_mask_branch(state: dict[str, Any], prefix: str) -> None:
     """mmcv's ``offset_fc`` of three layers and ``mask_fc`` of two as one ``offset_fc`` of three, in place.
 
-    The mask's hidden channels pass the layer that the mask does not have unchanged: they are no longer negative.
+    The mask's hidden channels pass the layer that it does not have unchanged: a ReLU made them positive.
     """
     names = ("weight", "bias")
     mask = [[state.pop(f"{prefix}mask_fc.{index}.{name}") for name in names] for index in (0, 2)]

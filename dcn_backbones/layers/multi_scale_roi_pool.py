@@ -48,7 +48,7 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):
     ) -> None:
         if pool.spatial_scale != 1.0:
             raise ValueError(
-                f"pool has spatial_scale={pool.spatial_scale}, expected 1: each level of a pyramid has its own."
+                f"pool has spatial_scale={pool.spatial_scale}, expected 1: the levels have their own."
             )
         super().__init__(
             featmap_names,
@@ -67,8 +67,8 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):
         Args:
             x: Feature maps ``(N, in_channels, H, W)`` by name; names that are not pooled from are left alone.
             boxes: One ``(R_i, 4)`` for each image, each box ``[x1, y1, x2, y2]`` in pixels of the image.
-            image_shapes: ``(height, width)`` of each image, in pixels. As in torchvision, the first call's say
-                which scale each level has.
+            image_shapes: ``(height, width)`` of each image, in pixels. As in torchvision, those of the first
+                call say which scale each level has.
 
         Returns:
             ``(R, in_channels, kh, kw)``, in the order of the boxes.
@@ -101,7 +101,7 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):
             )
             for level, scale, index in zip(features, self.scales, members, strict=True)
         ]
-        output = empty_strided_like(features[0], (len(rois), *parts[0].shape[1:])).zero_()
+        output = empty_strided_like(features[0], (rois.shape[0], *parts[0].shape[1:])).zero_()
         for index, part in zip(members, parts, strict=True):
             output[index] = part
         return output
