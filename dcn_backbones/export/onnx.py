@@ -64,7 +64,7 @@ def onnx_program(
         opset: Version of ONNX's operators, 19 to 22.
         input_names: Names of the model's inputs, in order; by default the program's.
         output_names: Names of its outputs.
-        dynamic_shapes: As for `torch.export.export`, but with names for the dimensions, as ``{0: "regions"}``.
+        dynamic_shapes: As for `torch.export.export`, with names for the dimensions: ``({0: "regions"},)``.
 
     Raises:
         ValueError: When the opset is another, or RoI pooling with offsets has no positive `sampling_ratio`.

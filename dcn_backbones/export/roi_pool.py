@@ -9,15 +9,15 @@ from torch.export import ExportedProgram
 
 _OPERATOR = torch.ops.dcn_backbones.deform_roi_pool.default
 
-_OUTSIDE = 1e6
-"""Times the size of a RoI, what stands for an offset that is not finite; ONNX Runtime would look somewhere."""
+_OUTSIDE = 1e9
+"""In units of the boxes, what stands for a position that is not finite: ONNX Runtime refuses those."""
 
 
 def with_plain_pooling(program: ExportedProgram) -> ExportedProgram:
     """The program with all RoI pooling as aligned pooling without offsets and masks, which ONNX has.
 
     Raises:
-        ValueError: When bins with offsets, or of position-sensitive pooling, choose how many points they have.
+        ValueError: When bins with offsets, or position-sensitive ones, choose how many points they have.
     """
     if all(node.target is not _OPERATOR for node in program.graph.nodes):
         return program
@@ -67,13 +67,13 @@ def _bin_boxes(boxes: Tensor, offset: Tensor, output_size: list[int], gamma: flo
     kernel_height, kernel_width = output_size
     image, x1, y1, x2, y2 = boxes[:, :, None, None, None].unbind(1)  # (R, 1, 1, 1)
     width, height = x2 - x1, y2 - y1
-    offset = torch.nan_to_num(gamma * offset, _OUTSIDE, _OUTSIDE, -_OUTSIDE)
-    shift_x, shift_y = offset.unflatten(1, (-1, 2)).unbind(2)  # (R, G, kh, kw)
+    shift_x, shift_y = (gamma * offset).unflatten(1, (-1, 2)).unbind(2)  # (R, G, kh, kw)
     columns = torch.arange(kernel_width, device=boxes.device, dtype=boxes.dtype) / kernel_width
     rows = torch.arange(kernel_height, device=boxes.device, dtype=boxes.dtype)[:, None] / kernel_height
     left, top = x1 + (columns + shift_x) * width, y1 + (rows + shift_y) * height
     right, bottom = left + width / kernel_width, top + height / kernel_height
-    return torch.stack([image.expand_as(left), left, top, right, bottom], -1).flatten(2, 3)
+    bin_boxes = torch.stack([image.expand_as(left), left, top, right, bottom], -1)
+    return torch.nan_to_num(bin_boxes, _OUTSIDE, _OUTSIDE, -_OUTSIDE).flatten(2, 3)
 
 
 def _with_an_image_for_each_bin(

@@ -179,8 +179,8 @@ class DeformPSRoIPool(nn.Module):
 
     Source: Dai et al., "Deformable Convolutional Networks", 2017, section 2.2 with figure 4 of its published
     version: a convolution predicts fields of offsets at every pixel, and position-sensitive pooling of them
-    gives the offset of each bin. The layer has no parameters: both maps come from convolutions of the network.
-    Initialise that of the offsets with zeros; called ``conv_offset``, it gets the recipes' ``offset_lr_scale``.
+    gives the offset of each bin. The layer has no parameters, both maps come from convolutions outside of it.
+    Initialise the offsets' with zeros; called ``conv_offset``, it gets the recipes' ``offset_lr_scale``.
 
     Args:
         output_size: Bins ``(kh, kw)``, or one number for both; ``K = kh*kw``.
