@@ -51,7 +51,7 @@ MEMCHECK = if command -v compute-sanitizer > /dev/null; then PYTORCH_NO_CUDA_MEM
 
 # The property-based comparison with the reference, at length.
 fuzz: install
-	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py
+	DCN_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/ops/test_properties.py tests/ops/test_roi_properties.py
 
 # The operator's tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: export OMP_WAIT_POLICY := PASSIVE

@@ -24,7 +24,7 @@ Variant = tuple[torch.dtype, str]
 def measure(shape: Shape, batch: int, backward: bool, repeats: int, device: str) -> dict:
     """bfloat16, channels-last, against cuDNN in the same and torchvision in its best type and format."""
     tensors = peers.make_tensors(shape, batch, HALF, True, device)
-    backend = select("", tensors["input"]).name
+    backend = select("deform_conv2d", "", tensors["input"]).name
     calls = {"ours": call(peers.deformable(backend, shape), tensors, backward)}
     refuse_differences(shape, HALF, backend, calls["ours"](), _exact(shape, tensors, backward))
     calls["conv2d"] = call(peers.plain(shape), tensors, backward)
@@ -61,7 +61,7 @@ def measure_numba(shape: Shape, batch: int, repeats: int, device: str, backend: 
 def measure_deterministic(shape: Shape, batch: int, repeats: int, device: str) -> dict:
     """What the deterministic backward costs: forward and backward over the same without it."""
     tensors = peers.make_tensors(shape, batch, HALF, True, device)
-    usual = call(peers.deformable(select("", tensors["input"]).name, shape), tensors, True)
+    usual = call(peers.deformable(select("deform_conv2d", "", tensors["input"]).name, shape), tensors, True)
 
     def deterministic() -> list[Tensor]:
         torch.use_deterministic_algorithms(True)
@@ -134,7 +134,7 @@ def _exact(shape: Shape, tensors: Tensors, backward: bool) -> list[Tensor]:
 
 
 def _automatic(shape: Shape) -> Callable[[Tensors], Tensor]:
-    return lambda t: peers.deformable(select("", t["input"]).name, shape)(t)
+    return lambda t: peers.deformable(select("deform_conv2d", "", t["input"]).name, shape)(t)
 
 
 @functools.cache

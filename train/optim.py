@@ -6,6 +6,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from dcn_backbones.layers import offset_lr_scales
 from train.recipe import Recipe
 
 
@@ -13,21 +14,26 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Split trainable parameters by weight decay (none on vectors and biases) and by offset branch.
 
     timm's `param_group_fn` replaces its own weight-decay grouping, so both are done here. Groups of offset
-    parameters carry `lr_scale`, which timm's schedulers apply (DCNv2 paper, section 3: 0.1), and have the
-    decay `offset_weight_decay` where the recipe sets one.
+    parameters carry `lr_scale`, which timm's schedulers apply, and have the decay `offset_weight_decay` where
+    the recipe sets one. The scale is the recipe's for convolutions (DCNv2 paper, section 3.2: 0.1), the
+    layer's own for RoI pooling.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    pooling_scales = offset_lr_scales(model)
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not name.endswith(".bias")
-            groups.setdefault((decays, "conv_offset" in name), []).append(parameter)
+            is_convolution = "conv_offset" in name
+            scale = recipe.offset_lr_scale if is_convolution else pooling_scales.get(name, 1.0)
+            is_offset = is_convolution or name in pooling_scales
+            groups.setdefault((decays, is_offset, scale), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": _weight_decay(recipe, is_offset) if decays else 0.0,
-            "lr_scale": recipe.offset_lr_scale if is_offset else 1.0,
+            "lr_scale": scale,
         }
-        for (decays, is_offset), parameters in groups.items()
+        for (decays, is_offset, scale), parameters in groups.items()
     ]
 
 

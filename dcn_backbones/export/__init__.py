@@ -1,7 +1,7 @@
 """The models outside of plain PyTorch: torch.export, ONNX and OpenVINO, and what runs there."""
 
 from .files import FORMATS, export_file
-from .onnx import DEFAULT_OPSET, OPSETS, onnx_model
+from .onnx import DEFAULT_OPSET, OPSETS, onnx_model, onnx_program
 from .openvino import FULL_PRECISION, deform_conv_extension, openvino_model
 from .program import exported_program
 from .runtimes import TOLERANCE, difference, load_exported, onnxruntime_session, run_onnxruntime, run_openvino
@@ -18,6 +18,7 @@ __all__ = [
     "exported_program",
     "load_exported",
     "onnx_model",
+    "onnx_program",
     "onnxruntime_session",
     "openvino_model",
     "run_onnxruntime",

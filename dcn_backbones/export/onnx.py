@@ -1,10 +1,12 @@
-"""ONNX: our operator as the standard's DeformConv, which is the same down to the order of the channels."""
+"""ONNX: our convolution as the standard's DeformConv, which is the same down to the order of the channels."""
 
 import numpy
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from .program import ImageSize, dynamic_dimensions, exported_program, preprocessing_json
+from .roi_pool import ROI_ALIGN, with_plain_pooling
 
 DEFAULT_OPSET = 20
 OPSETS = range(19, 23)
@@ -35,18 +37,52 @@ def onnx_model(
     _check_installed()
     program = exported_program(model, image_size, dynamic)
     outputs = len(program.graph_signature.user_outputs)
-    exported = torch.onnx.export(
+    proto = onnx_program(
         program,
-        opset_version=opset,
+        opset,
         input_names=["images"],
         output_names=["logits"] if outputs == 1 else [f"features_{index}" for index in range(outputs)],
         dynamic_shapes=(dynamic_dimensions("batch", "height", "width"),) if dynamic else None,
-        custom_translation_table={torch.ops.dcn_backbones.deform_conv2d.default: _deform_conv},
+    )
+    proto.metadata_props.add(key="preprocessing", value=preprocessing_json(model))
+    return proto
+
+
+def onnx_program(
+    program: ExportedProgram,
+    opset: int = DEFAULT_OPSET,
+    input_names: list[str] | None = None,
+    output_names: list[str] | None = None,
+    dynamic_shapes: object = None,
+):
+    """What `torch.export` captured of any module with layers of this package, as an `onnx.ModelProto`.
+
+    Deformable convolutions become the standard's DeformConv, RoI pooling its RoiAlign.
+
+    Args:
+        program: From `torch.export.export`, of a module in evaluation mode.
+        opset: Version of ONNX's operators, 19 to 22.
+        input_names: Names of the model's inputs, in order; by default the program's.
+        output_names: Names of its outputs.
+        dynamic_shapes: As for `torch.export.export`, with names for the dimensions: ``({0: "regions"},)``.
+
+    Raises:
+        ValueError: When the opset is another, or RoI pooling with offsets has no positive `sampling_ratio`.
+        ImportError: When onnx or onnxscript is not installed.
+    """
+    check_opset(opset)
+    _check_installed()
+    exported = torch.onnx.export(
+        with_plain_pooling(program),
+        opset_version=opset,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=dynamic_shapes,
+        custom_translation_table={torch.ops.dcn_backbones.deform_conv2d.default: _deform_conv, **ROI_ALIGN},
         verbose=False,
     )
     proto = exported.model_proto
     _drop_traces(proto.graph)
-    proto.metadata_props.add(key="preprocessing", value=preprocessing_json(model))
     return proto
 
 

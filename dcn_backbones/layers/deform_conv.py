@@ -13,6 +13,7 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
 from ..ops import deform_conv2d
+from .offset_branch import at_least_float32
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class DeformConv2d(nn.Module):
         - ``conv_offset`` output: ``(N, 2*G*K, H_out, W_out)``, channel order ``[group][k][y, x]``, in pixels
     """
 
+    offset_branch = "conv_offset"
+    offset_lr_scale = 1.0  # section 2.3 of the paper; see `offset_lr_scales`
     _offset_channels_per_sample = 2
     # Times a plain convolution's weight, so that a layer of zero offsets computes what the convolution does.
     _plain_weight_scale = 1.0
@@ -165,7 +168,7 @@ class DeformConv2d(nn.Module):
         error of the logits is 0.54 % of their spread with this convolution in either type, the top-1 accuracy
         55.97 % and 55.93 % with it in float32 (55.83 % without autocast), at 191 and 176 images/s.
         """
-        return _at_least_float32(self.conv_offset(input))
+        return at_least_float32(self.conv_offset(input))
 
     def _sample(self, input: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
         return deform_conv2d(
@@ -241,16 +244,13 @@ class ModulatedDeformConv2d(DeformConv2d):
     for it by doubling the weight.
     """
 
+    offset_lr_scale = 0.1  # section 3.2 of the paper
     _offset_channels_per_sample = 3
     _plain_weight_scale = 2.0  # sigmoid(0) is one half
 
     def forward(self, input: Tensor) -> Tensor:
         offset, logits = self._predict_sampling(input).split([2 * self._samples, self._samples], dim=1)
         return self._sample(input, offset, mask=logits.sigmoid())
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _check_divides(divisor_name: str, divisor: int, channels_name: str, channels: int) -> None:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def cast_operands(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def cast_operands(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast as autocast casts the operands of a convolution: every float type but float64."""
     device = input.device.type
     if not _enabled(device):
-        return input, weight, bias
+        return input, *others
     dtype = torch.get_autocast_dtype(device)
-    return _cast(input, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+    return tuple(None if tensor is None else _cast(tensor, dtype) for tensor in (input, *others))
 
 
 def without_autocast(input: Tensor) -> contextlib.AbstractContextManager:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import flop_formulas, validation, vmap_rules
+from . import convolution_shapes, flop_formulas, gradients, validation, vmap_rules
 from .autocast import cast_operands, without_autocast
 from .backends.reference import deform_conv2d_formula
 from .dispatch import forced_backend, select
@@ -11,6 +11,8 @@ from .memory_format import empty_strided_like, with_format_of
 from .transforms import needs_formula, refuse_forward_mode
 
 IntOrPair = int | tuple[int, int]
+
+_NAME = "deform_conv2d"
 
 
 def deform_conv2d(
@@ -52,13 +54,13 @@ def deform_conv2d(
         ValueError: a shape, a size or a device does not fit the others.
         TypeError: an argument is no tensor, or of a type that does not fit.
     """
-    validation.check_tensors(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
+    validation.check_tensors(dict(input=input, offset=offset, weight=weight), dict(bias=bias, mask=mask))
     input, weight, bias = cast_operands(input, weight, bias)
     stride = validation.pair(stride, "stride", minimum=1)
     padding = validation.pair(padding, "padding", minimum=0)
     dilation = validation.pair(dilation, "dilation", minimum=1)
-    validation.check_types(input, offset, weight, bias, mask)
-    validation.check_shapes(input, offset, weight, bias, mask, stride, padding, dilation)
+    validation.check_types(input, dict(weight=weight, bias=bias), dict(offset=offset, mask=mask))
+    convolution_shapes.check(input, offset, weight, bias, mask, stride, padding, dilation)
     if needs_formula():
         with without_autocast(input):
             return deform_conv2d_formula(input, offset, weight, bias, mask, stride, padding, dilation)
@@ -72,9 +74,11 @@ def deform_conv2d(
     "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, str backend) -> Tensor",
 )
 def _deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation, backend):
-    refuse_forward_mode()
+    refuse_forward_mode(_NAME)
     with without_autocast(input):
-        output = select(backend, input).forward(input, offset, weight, bias, mask, stride, padding, dilation)
+        output = select(_NAME, backend, input).deform_conv2d_forward(
+            input, offset, weight, bias, mask, stride, padding, dilation
+        )
     return with_format_of(input, output)
 
 
@@ -95,21 +99,15 @@ def _deform_conv2d_backward(
     grad_output, input, offset, weight, mask, stride, padding, dilation, backend, needs
 ):
     with without_autocast(input):
-        gradients = select(backend, input).backward(
+        found = select(_NAME, backend, input).deform_conv2d_backward(
             grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )
-    return tuple(
-        with_format_of(tensor, gradient.to(tensor.dtype)) if needed else input.new_empty(0)
-        for tensor, gradient, needed in zip((input, offset, weight, mask), gradients, needs, strict=True)
-    )
+    return gradients.finished((input, offset, weight, mask), found, needs)
 
 
 @_deform_conv2d_backward.register_fake
 def _(grad_output, input, offset, weight, mask, stride, padding, dilation, backend, needs):
-    return tuple(
-        empty_strided_like(tensor, tensor.shape) if needed else input.new_empty(0)
-        for tensor, needed in zip((input, offset, weight, mask), needs, strict=True)
-    )
+    return gradients.fake((input, offset, weight, mask), needs)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
@@ -120,12 +118,10 @@ def _save_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, grad_output):
     needs_input, needs_offset, needs_weight, needs_bias, needs_mask = ctx.needs_input_grad[:5]
     needs = [needs_input, needs_offset, needs_weight, needs_mask]
-    gradients = [None] * 4
+    found = [None] * 4
     if any(needs):
-        gradients = _deform_conv2d_backward(grad_output, *ctx.saved_tensors, *ctx.arguments, needs)
-    grad_input, grad_offset, grad_weight, grad_mask = (
-        gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
-    )
+        found = _deform_conv2d_backward(grad_output, *ctx.saved_tensors, *ctx.arguments, needs)
+    grad_input, grad_offset, grad_weight, grad_mask = gradients.only_needed(found, needs)
     grad_bias = grad_output.sum((0, 2, 3)) if needs_bias else None
     return grad_input, grad_offset, grad_weight, grad_bias, grad_mask, None, None, None, None
 
@@ -139,24 +135,12 @@ def _save_for_double_backward(ctx, inputs, output) -> None:
 
 
 def _double_backward(ctx, *grad_gradients):
-    """Differentiate the gradients of the formula, whatever backend computed them."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), without_autocast(ctx.saved_tensors[0]):
-        # Aliases let the formula be differentiated by its arguments without cutting off what made them.
-        tensors = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        grad_output, input, offset, weight, mask = tensors
-        output = deform_conv2d_formula(
-            input, offset, weight, None, mask, ctx.stride, ctx.padding, ctx.dilation
-        )
-        wanted = [t for t, needed in zip(tensors[1:], ctx.needs, strict=True) if needed]
-        gradients = torch.autograd.grad(output, wanted, grad_output, create_graph=True)
-    directions = [g for g, needed in zip(grad_gradients, ctx.needs, strict=True) if needed]
-    needs = ctx.needs_input_grad[: len(tensors)]
-    sources = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-    results = iter(
-        torch.autograd.grad(gradients, sources, directions, create_graph=create_graph, allow_unused=True)
-    )
-    return (*(next(results) if needed else None for needed in needs), None, None, None, None, None)
+    def formula(input, offset, weight, mask):
+        return deform_conv2d_formula(input, offset, weight, None, mask, ctx.stride, ctx.padding, ctx.dilation)
+
+    needs_again = ctx.needs_input_grad[:5]
+    found = gradients.of_gradients(formula, ctx.saved_tensors, ctx.needs, grad_gradients, needs_again)
+    return *found, None, None, None, None, None
 
 
 _deform_conv2d_backward.register_autograd(_double_backward, setup_context=_save_for_double_backward)

@@ -60,11 +60,10 @@ def forced_backend() -> str:
     return _forced.get() or os.environ.get(ENVIRONMENT_VARIABLE, "")
 
 
-def select(name: str, input: Tensor) -> Backend:
+def select(operator: str, name: str, input: Tensor, deformed: bool = True) -> Backend:
     """The backend called `name`, or for an empty name the first that can take the call."""
-    return _select(
-        name, Request(input.device.type, input.dtype, torch.are_deterministic_algorithms_enabled())
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return _select(name, Request(input.device.type, input.dtype, deterministic, operator, deformed))
 
 
 @functools.lru_cache(maxsize=256)
@@ -73,7 +72,8 @@ def _select(name: str, request: Request) -> Backend:
         backend = _named(name, f"use_backend or {ENVIRONMENT_VARIABLE}")
         reasons = backend.not_supported_reasons(request)
         if reasons:
-            raise RuntimeError(f"The backend {name!r} cannot run this call: {'; '.join(reasons)}.")
+            why = "; ".join(reasons)
+            raise RuntimeError(f"The backend {name!r} cannot run this call of {request.operator}: {why}.")
         return backend
     return _first_without_reasons(request)
 
@@ -84,10 +84,13 @@ def _first_without_reasons(request: Request) -> Backend:
         reasons = backend.not_supported_reasons(request) if backend.automatic else ["it runs only when named"]
         if not reasons:
             if passed_over:
-                _warn_once(f"Running on the backend {backend.name!r}; passed over: {'; '.join(passed_over)}.")
+                others = "; ".join(passed_over)
+                _warn_once(
+                    f"Running {request.operator} on the backend {backend.name!r}; passed over: {others}."
+                )
             return backend
         passed_over.append(f"{backend.name!r}, since {' and '.join(reasons)}")
-    raise RuntimeError(f"No backend can run this call: {'; '.join(passed_over)}.")
+    raise RuntimeError(f"No backend can run this call of {request.operator}: {'; '.join(passed_over)}.")
 
 
 @functools.cache

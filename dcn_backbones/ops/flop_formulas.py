@@ -14,6 +14,12 @@ def register(deform_conv2d, deform_conv2d_backward) -> None:
     register_flop_formula(deform_conv2d_backward)(_backward)
 
 
+def register_sampling(*operators) -> None:
+    """Zero, said of operators that have no products."""
+    for operator in operators:
+        register_flop_formula(operator)(lambda *args, **kwargs: 0)
+
+
 def _forward(input_shape, offset_shape, weight_shape, *args, **kwargs) -> int:
     batch, (out_height, out_width) = input_shape[0], offset_shape[2:]
     return 2 * batch * out_height * out_width * prod(weight_shape)

@@ -5,7 +5,9 @@ tangents of zero without a word.
 """
 
 import torch
+from torch import Tensor
 from torch._C import _functorch
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 
 _DIFFERENTIATING = (_functorch.TransformType.Grad, _functorch.TransformType.Jvp)
@@ -16,13 +18,24 @@ def needs_formula() -> bool:
     return _inside_forward_mode() or _inside_differentiating_transform()
 
 
-def refuse_forward_mode() -> None:
+def refuse_forward_mode(operator: str) -> None:
     """Raise where tangents would be lost: in the operator's body, called around the public function."""
     if _inside_forward_mode():
         raise RuntimeError(
-            "The operator deform_conv2d runs in a graph that was traced outside of the forward-mode level "
+            f"The operator {operator} runs in a graph that was traced outside of the forward-mode level "
             "(or was called by itself) and has no tangents, expected a function compiled inside that level."
         )
+
+
+def values_can_be_read(tensor: Tensor) -> bool:
+    """Whether a size may depend on the numbers in a tensor: not where it stands for many, or for none yet."""
+    if torch.compiler.is_compiling() or is_fake(tensor):
+        return False
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return False
+        tensor = _functorch.get_unwrapped(tensor)
+    return True
 
 
 def _inside_forward_mode() -> bool:

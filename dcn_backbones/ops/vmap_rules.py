@@ -1,10 +1,11 @@
-"""`torch.vmap`: the mapped dimension B is folded into the batch, or into groups.
+"""`torch.vmap`: the mapped dimension B is folded into the batch, into groups, or among the regions.
 
 Folding into groups is always right, since groups and offset groups are both read off the shapes:
 input `(N, B * C_in, H, W)` with weight `(B * C_out, C_in / groups, kh, kw)` makes `B * groups` groups.
 Folding into the batch is cheaper and enough for a forward whose weight is not mapped.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -58,3 +59,51 @@ def _mapped_first(tensors, in_dims, size: int) -> list[Tensor | None]:
 def _into_channels(tensor: Tensor | None) -> Tensor | None:
     """(B, N, C, H, W) as (N, B * C, H, W)."""
     return None if tensor is None else tensor.transpose(0, 1).flatten(1, 2)
+
+
+def register_roi_pool(deform_roi_pool, deform_roi_pool_backward) -> None:
+    """Attach the rules for RoI pooling: images fold into the batch, which the boxes' indices follow."""
+    deform_roi_pool.register_vmap(
+        lambda info, in_dims, *args: _roi_pool_forward(deform_roi_pool, info, in_dims, args)
+    )
+    deform_roi_pool_backward.register_vmap(
+        lambda info, in_dims, *args: _roi_pool_backward(deform_roi_pool_backward, info, in_dims, args)
+    )
+
+
+def _roi_pool_forward(operator, info, in_dims, args) -> tuple[Tensor, int]:
+    input, boxes, offset, mask = _mapped_first(args[:4], in_dims, info.batch_size)
+    if in_dims[0] is None:  # the images need no copies
+        input, boxes = args[0], boxes.flatten(0, 1)
+    else:
+        boxes = _into_batch(boxes, input.shape[1])
+        input = input.flatten(0, 1)
+    positions = [None if t is None else t.flatten(0, 1) for t in (offset, mask)]
+    return operator(input, boxes, *positions, *args[4:]).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _roi_pool_backward(operator, info, in_dims, args) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    grad_output, input, boxes, offset, mask = _mapped_first(args[:5], in_dims, info.batch_size)
+    boxes = _into_batch(boxes, input.shape[1])
+    grad_output, input, offset, mask = (
+        None if t is None else t.flatten(0, 1) for t in (grad_output, input, offset, mask)
+    )
+    needs = args[-1]
+    gradients = operator(grad_output, input, boxes, offset, mask, *args[5:])
+    unfolded = [
+        gradient.unflatten(0, (info.batch_size, -1)) if needed else gradient
+        for gradient, needed in zip(gradients, needs, strict=True)
+    ]
+    return tuple(unfolded), tuple(0 if needed else None for needed in needs)
+
+
+def _into_batch(boxes: Tensor, images: int) -> Tensor:
+    """Boxes (B, R, 5) of batches of so many images each, as (B * R, 5) of all; boxes of no image stay so.
+
+    float32 at least: the half types cannot count images.
+    """
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    index = boxes[..., :1]
+    first = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype).view(-1, 1, 1) * images
+    index = torch.where((index >= 0) & (index < images), index + first, -1)
+    return torch.cat([index, boxes[..., 1:]], 2).flatten(0, 1)

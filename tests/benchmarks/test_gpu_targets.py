@@ -29,7 +29,7 @@ def test_targets_are_means_of_the_rows(backward):
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_wrong_result_is_not_reported(monkeypatch, backward):
     backend = BACKENDS[available_backends()[0]]
-    name = "backward" if backward else "forward"
+    name = "deform_conv2d_backward" if backward else "deform_conv2d_forward"
     original = getattr(backend, name)
 
     def wrong(*arguments):

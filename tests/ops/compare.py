@@ -25,9 +25,11 @@ def assert_same(found: Tensor, expected: Tensor, backend: str, name: str = "resu
         assert torch.equal(found, expected), f"{name}: not the same bits"
 
 
-def backends_on(device: str, leave_out: tuple[str, ...] = ()) -> list[str]:
-    """Names of the backends that run here and take tensors of this device."""
-    request = Request(device, torch.float32, deterministic=False)
+def backends_on(
+    device: str, leave_out: tuple[str, ...] = (), operator: str = "deform_conv2d", deformed: bool = True
+) -> list[str]:
+    """Names of the backends that run here, have the operator and take tensors of this device."""
+    request = Request(device, torch.float32, False, operator, deformed)
     names = [name for name in BACKENDS if name not in leave_out]
     return [name for name in names if not BACKENDS[name].not_supported_reasons(request)]
 

@@ -8,12 +8,12 @@ from .compare import backends_on
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def _parameters(*leave_out: str) -> list:
+def _parameters(*leave_out: str, **request) -> list:
     """Pairs of device and backend; `-k on_cuda` selects those on a GPU."""
     return [
         pytest.param((device, name), id=name if device == "cpu" else f"{name}_on_{device}")
         for device in DEVICES
-        for name in backends_on(device, leave_out)
+        for name in backends_on(device, leave_out, **request)
     ]
 
 
@@ -31,6 +31,18 @@ def own_backend(request):
 @pytest.fixture(params=_parameters("torchvision", "reference"))
 def fast_backend(request):
     """Every backend worth comparing with the reference."""
+    yield from _on_its_device(*request.param)
+
+
+@pytest.fixture(params=_parameters(operator="deform_roi_pool", deformed=False))
+def plain_roi_backend(request):
+    """Every backend that pools without offset and mask."""
+    yield from _on_its_device(*request.param)
+
+
+@pytest.fixture(params=_parameters(operator="deform_roi_pool"))
+def roi_backend(request):
+    """Every backend that has all of deformable RoI pooling."""
     yield from _on_its_device(*request.param)
 
 

@@ -1,6 +1,8 @@
 """Which backend runs, who says so, and what it says when it cannot."""
 
+import itertools
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -9,10 +11,12 @@ import pytest
 import torch
 
 from dcn_backbones.ops import available_backends, deform_conv2d, dispatch, use_backend
+from dcn_backbones.ops.backends.base import OPERATORS, Backend, Request
 from dcn_backbones.ops.backends.extension import cpu_capability
 from dcn_backbones.ops.backends.reference import ReferenceBackend
 
 from .cases import Case
+from .roi_cases import AWKWARD, RoICase, call, with_leaves
 
 CASE = Case()
 
@@ -22,14 +26,14 @@ def calls(monkeypatch) -> list[str]:
     """What ran: "NAME forward", "NAME backward", in order."""
     seen = []
     for backend in dispatch.BACKENDS.values():
-        for direction in ("forward", "backward"):
-            original = getattr(backend, direction)
+        for operator, direction in itertools.product(OPERATORS, ("forward", "backward")):
+            original = getattr(backend, f"{operator}_{direction}")
 
             def spy(*args, _original=original, _label=f"{backend.name} {direction}"):
                 seen.append(_label)
                 return _original(*args)
 
-            monkeypatch.setattr(backend, direction, spy)
+            monkeypatch.setattr(backend, f"{operator}_{direction}", spy)
     return seen
 
 
@@ -52,6 +56,29 @@ def test_backward_runs_on_the_forwards_backend_after_the_block_and_on_another_th
     thread.start()
     thread.join()
     assert calls == [f"{backend} forward", f"{backend} backward"]
+
+
+def test_pooling_too_runs_backward_on_the_forwards_backend(plain_roi_backend, calls):
+    case = AWKWARD["plain"]
+    tensors, _ = with_leaves(case.tensors(torch.float32))
+    with use_backend(plain_roi_backend):
+        result = call(case, tensors)
+    result.sum().backward()
+    assert calls == [f"{plain_roi_backend} forward", f"{plain_roi_backend} backward"]
+
+
+def test_a_backend_without_an_operator_is_passed_over_for_it_alone(monkeypatch, caplog, calls):
+    first = next(iter(dispatch.BACKENDS.values()))
+    monkeypatch.setattr(first, "operators", frozenset({"deform_conv2d"}))
+    dispatch._select.cache_clear()
+    dispatch._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        call(RoICase(), RoICase().tensors(torch.float32))
+    dispatch._select.cache_clear()
+    assert calls == ["reference forward"]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("dcn_backbones")]
+    assert len(said) == 1 and said[0].startswith("Running deform_roi_pool on the backend 'reference'")
+    assert f"'{first.name}', since it has no deform_roi_pool on cpu yet" in said[0]
 
 
 def test_a_compiled_function_keeps_the_backend_of_its_tracing(calls):
@@ -130,8 +157,6 @@ def test_passing_over_a_faster_backend_is_said_once(monkeypatch, caplog):
 
 
 def test_deterministic_algorithms_are_asked_for():
-    from dcn_backbones.ops.backends.base import Request
-
     reasons = dispatch.BACKENDS["torchvision"].not_supported_reasons(Request("cuda", torch.float32, True))
     assert any("not deterministic on cuda" in reason for reason in reasons)
     assert not dispatch.BACKENDS["torchvision"].not_supported_reasons(Request("cpu", torch.float32, True))
@@ -143,6 +168,27 @@ def test_info_tells_versions_backends_and_reasons():
     )
     assert f"torch {torch.__version__}" in run.stdout
     assert "extension" not in available_backends() or f"CPU kernels: {cpu_capability()}\n" in run.stdout
+    for operator in OPERATORS:
+        _, _, lines = run.stdout.partition(f"backends of {operator}, the preferred first:\n")
+        for name, backend in dispatch.BACKENDS.items():
+            line = next(line for line in lines.splitlines() if line.split()[:1] == [name])
+            on_cpu = not backend.not_supported_reasons(Request("cpu", torch.float32, False, operator, False))
+            assert ("ready on any" in line or bool(re.search(r"ready on cpu\b", line))) == on_cpu, line
+
+
+def test_every_declared_operator_has_both_directions():
     for name, backend in dispatch.BACKENDS.items():
-        line = next(line for line in run.stdout.splitlines() if line.split()[:1] == [name])
-        assert ("ready" in line) == (not backend.unavailable_reasons())
+        assert backend.operators <= set(OPERATORS)
+        for operator in OPERATORS:
+            for method in (f"{operator}_forward", f"{operator}_backward"):
+                written = getattr(type(backend), method) is not getattr(Backend, method)
+                assert written or operator not in backend.operators, f"{name} has no {method}"
+
+
+def test_an_operator_that_a_backend_does_not_have_is_a_reason(monkeypatch):
+    first = next(iter(dispatch.BACKENDS.values()))
+    monkeypatch.setattr(first, "operators", frozenset())
+    dispatch._select.cache_clear()
+    with use_backend(first.name), pytest.raises(RuntimeError, match="it has no deform_conv2d on cpu yet"):
+        output()
+    dispatch._select.cache_clear()

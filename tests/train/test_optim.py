@@ -1,8 +1,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 import dcn_backbones  # noqa: F401  (registers the models)
+from dcn_backbones.layers import DeformRoIPool, ModulatedDeformConv2d, ModulatedDeformRoIPool
 from train.optim import create_optimizer, create_scheduler, load_optimizer_state, parameter_groups
 from train.recipe import Recipe
 
@@ -28,6 +30,26 @@ def test_offset_parameters_are_scaled_and_vectors_do_not_decay(model):
         group = group_of[id(parameter)]
         assert group["lr_scale"] == (0.25 if "conv_offset" in name else 1.0), name
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_pooling_branches_have_the_learning_rates_of_their_papers():
+    layers = nn.ModuleDict(
+        dict(
+            conv=ModulatedDeformConv2d(2, 2, 3),
+            pool=DeformRoIPool(2, 3),
+            modulated=ModulatedDeformRoIPool(2, 3, hidden_channels=(4,)),
+            head=nn.Linear(2, 2),
+        )
+    )
+    recipe = Recipe(lr=1.0, weight_decay=0.1, offset_weight_decay=0.0, offset_lr_scale=0.25)
+    groups = create_optimizer(layers, recipe).param_groups
+    group_of = {id(parameter): group for group in groups for parameter in group["params"]}
+    scales = {"conv.conv_offset": 0.25, "pool.offset_fc": 0.01, "modulated.offset_fc": 1.0}
+    for name, parameter in layers.named_parameters():
+        branch = next((branch for branch in scales if name.startswith(branch)), None)
+        assert group_of[id(parameter)]["lr_scale"] == scales.get(branch, 1.0), name
+        decays = branch is None and parameter.ndim > 1
+        assert group_of[id(parameter)]["weight_decay"] == (0.1 if decays else 0.0), name
 
 
 def test_offsets_decay_by_their_own_setting(model):

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 Pair = tuple[int, int] | list[int]
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Gradients = tuple[Tensor | None, ...]
+
+OPERATORS = ("deform_conv2d", "deform_roi_pool")
+"""What a backend may have; `deform_ps_roi_pool` is part of `deform_roi_pool`."""
+
+ROI_POOL_SCHEMA = (
+    "Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "
+    "int sampling_ratio, float gamma, bool position_sensitive"
+)
+"""The parameters that all kernels of `deform_roi_pool` begin with; backward, grad_output goes before them."""
 
 FLOAT_TYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
@@ -23,6 +32,9 @@ class Request(NamedTuple):
     device: str
     dtype: torch.dtype
     deterministic: bool
+    operator: str = "deform_conv2d"
+    deformed: bool = True
+    """Whether there are offsets or a mask: deformable RoI pooling goes without, too."""
 
 
 class Tolerance(NamedTuple):
@@ -33,14 +45,17 @@ class Tolerance(NamedTuple):
 
 
 class Backend(ABC):
-    """One implementation of deformable convolution.
+    """One implementation of the operators, or of some.
 
-    Subclasses declare facts as class attributes; `not_supported_reasons` turns them into sentences.
+    Subclasses declare facts as class attributes; `not_supported_reasons` turns them into sentences. An
+    operator that is declared has a method for each direction, `<operator>_forward` and `<operator>_backward`.
     """
 
     name: ClassVar[str]
     automatic: ClassVar[bool] = True
     """Whether the backend may be chosen without being named."""
+    operators: ClassVar[frozenset[str]] = frozenset({"deform_conv2d"})
+    """Which of `OPERATORS` the backend has, on every device that it runs on."""
     devices: ClassVar[frozenset[str] | None] = None
     """Device types that the backend runs on; None is every device."""
     dtypes: ClassVar[frozenset[torch.dtype]] = FLOAT_TYPES
@@ -62,9 +77,15 @@ class Backend(ABC):
         """What the backend could do in another process, and why not in this one; one sentence each."""
         return []
 
+    def operators_on(self, device: str) -> frozenset[str]:
+        """The operators that it has on this device, where they differ."""
+        return self.operators
+
     def not_supported_reasons(self, request: Request) -> list[str]:
         """Why the backend cannot take this call; empty when it can."""
         reasons = self.unavailable_reasons()
+        if request.operator not in self.operators_on(request.device):
+            reasons.append(f"it has no {request.operator} on {request.device} yet")
         if self.devices is not None and request.device not in self.devices:
             reasons.append(f"it runs on {_listed(self.devices)}, the input is on {request.device}")
         if request.dtype not in self.dtypes:
@@ -76,8 +97,7 @@ class Backend(ABC):
             )
         return reasons
 
-    @abstractmethod
-    def forward(
+    def deform_conv2d_forward(
         self,
         input: Tensor,
         offset: Tensor,
@@ -89,9 +109,9 @@ class Backend(ABC):
         dilation: Pair,
     ) -> Tensor:
         """Return the output (N, C_out, H_out, W_out) in the type of `input`, in any strides."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def backward(
+    def deform_conv2d_backward(
         self,
         grad_output: Tensor,
         input: Tensor,
@@ -108,6 +128,43 @@ class Backend(ABC):
         `needs` says, in the same order, which are asked for; what stands in the place of the others
         is ignored.
         """
+        raise NotImplementedError
+
+    def deform_roi_pool_forward(
+        self,
+        input: Tensor,
+        boxes: Tensor,
+        offset: Tensor | None,
+        mask: Tensor | None,
+        output_size: Pair,
+        spatial_scale: float,
+        sampling_ratio: int,
+        gamma: float,
+        position_sensitive: bool,
+    ) -> Tensor:
+        """Return the output (R, C_out, kh, kw) in the type of `input`, in any strides.
+
+        Boxes are (R, 5), offset is (R, 2 * G, kh, kw), mask is (R, G, kh, kw), with G offset groups; C_out is
+        C, or C / (kh * kw) where it is position-sensitive. `csrc/README.md` has the rules.
+        """
+        raise NotImplementedError
+
+    def deform_roi_pool_backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        boxes: Tensor,
+        offset: Tensor | None,
+        mask: Tensor | None,
+        output_size: Pair,
+        spatial_scale: float,
+        sampling_ratio: int,
+        gamma: float,
+        position_sensitive: bool,
+        needs: list[bool],
+    ) -> Gradients:
+        """Return the gradients of input, offset and mask, in any strides; `needs` as above."""
+        raise NotImplementedError
 
 
 def _listed(names) -> str:

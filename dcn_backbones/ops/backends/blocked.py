@@ -58,7 +58,7 @@ class BlockedBackend(Backend):
         dimensions, accumulate type) it holds 64-bit integers, which `fixed_point` explains.
         """
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    def deform_conv2d_forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         operands = prepare(input, offset, weight, mask, stride, padding, dilation)
         output = input.new_empty(operands.batch, *operands.geometry.output_size, operands.out_channels)
         self._fill_output(operands, bias, output)
@@ -77,7 +77,7 @@ class BlockedBackend(Backend):
                     columns.flatten(2), weight, operands.by_group(output_rows[first : first + rows]), bias
                 )
 
-    def backward(
+    def deform_conv2d_backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         operands = prepare(input, offset, weight, mask, stride, padding, dilation)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .base import ROI_POOL_SCHEMA
 from .blocked import BlockedBackend
 from .blocks import Geometry, Operands
 
@@ -20,6 +21,11 @@ _library.define(
 _library.define(
     "_fused_forward(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, "
     "int[2] padding, int[2] dilation, Tensor(a!) output) -> bool"
+)
+_library.define(f"_roi_pool({ROI_POOL_SCHEMA}, Tensor(a!) output) -> ()")
+_library.define(
+    f"_roi_pool_backward(Tensor grad_output, {ROI_POOL_SCHEMA}, Tensor(a!)? grad_input, "
+    "Tensor(b!)? grad_offset, Tensor(c!)? grad_mask, Tensor? scale) -> ()"
 )
 
 # Imported after the schemas are defined, and only where it can load: it links to torch's CUDA libraries.

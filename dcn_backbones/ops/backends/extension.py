@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Request
+from .base import ROI_POOL_SCHEMA, Backend, Gradients, Request
 from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
@@ -14,6 +14,11 @@ _library.define(
 _library.define(
     "_deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
     "int[2] stride, int[2] padding, int[2] dilation, bool[4] needs) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(f"_deform_roi_pool_forward({ROI_POOL_SCHEMA}) -> Tensor")
+_library.define(
+    f"_deform_roi_pool_backward(Tensor grad_output, {ROI_POOL_SCHEMA}, bool[3] needs) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 
 # Imported after the schemas are defined, since importing registers the kernels behind them.
@@ -48,6 +53,9 @@ class ExtensionBackend(Backend):
         self._cuda = CudaKernels()
         self.devices = frozenset(device for device, why in self._reasons_by_device().items() if not why)
 
+    def operators_on(self, device: str) -> frozenset[str]:
+        return self._cuda.operators if device == "cuda" else self.operators
+
     def unavailable_reasons(self) -> list[str]:
         reasons = self._reasons_by_device()
         return sum(reasons.values(), []) if all(reasons.values()) else []
@@ -64,18 +72,20 @@ class ExtensionBackend(Backend):
         cpu = f"the compiled library dcn_backbones._C does not import ({_import_error})"
         return {"cpu": [cpu] if _import_error else [], "cuda": self._cuda.unavailable_reasons()}
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    def deform_conv2d_forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         if input.is_cuda:
-            return self._cuda.forward(input, offset, weight, bias, mask, stride, padding, dilation)
+            return self._cuda.deform_conv2d_forward(
+                input, offset, weight, bias, mask, stride, padding, dilation
+            )
         return torch.ops.dcn_backbones._deform_conv2d_forward(
             input, offset, weight, bias, mask, stride, padding, dilation
         )
 
-    def backward(
+    def deform_conv2d_backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         if input.is_cuda:
-            return self._cuda.backward(
+            return self._cuda.deform_conv2d_backward(
                 grad_output, input, offset, weight, mask, stride, padding, dilation, needs
             )
         return torch.ops.dcn_backbones._deform_conv2d_backward(

@@ -1,25 +1,27 @@
-"""Deformable convolution in plain PyTorch: the meaning of the operator, on any device."""
+"""The operators in plain PyTorch: their meaning, on any device. Here is deformable convolution."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .base import Backend, Gradients, Pair, accumulate_type
+from . import reference_roi_pool
+from .base import OPERATORS, Backend, Gradients, Pair, accumulate_type
 
 
 class ReferenceBackend(Backend):
     """Slow and readable; every other backend is checked against it."""
 
     name = "reference"
+    operators = frozenset(OPERATORS)
 
     def unavailable_reasons(self) -> list[str]:
         return []
 
-    def forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    def deform_conv2d_forward(self, input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
         return deform_conv2d_formula(input, offset, weight, bias, mask, stride, padding, dilation)
 
-    def backward(
+    def deform_conv2d_backward(
         self, grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ) -> Gradients:
         needs_input, needs_offset, needs_weight, needs_mask = needs
@@ -42,6 +44,12 @@ class ReferenceBackend(Backend):
         if needs_mask:
             grad_mask = (grad_columns * samples.value).sum(2).reshape(mask.shape)
         return grad_input, grad_offset, grad_weight, grad_mask
+
+    def deform_roi_pool_forward(self, *arguments) -> Tensor:
+        return reference_roi_pool.forward(*arguments)
+
+    def deform_roi_pool_backward(self, *arguments) -> Gradients:
+        return reference_roi_pool.backward(*arguments)
 
 
 def deform_conv2d_formula(
