@@ -12,6 +12,7 @@ from train.recipe import save_recipe
 from train.run_queue import QueuedRun, describe_state, locked, read_queue
 
 ROOT = Path(__file__).parents[2]
+SLOW = 600  # seconds after which a process hangs, also on a machine that does much else
 
 
 @pytest.fixture
@@ -54,20 +55,20 @@ def test_stopped_queue_goes_on_where_it_was(queue, tmp_path):
     process = start(path, "--minutes", "10")
     wait_for_checkpoint(tmp_path / "second", process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=SLOW)
     assert process.returncode == 75
     assert "first: done, top-1" in output and f"of {epochs} epochs" in output
     assert "stopped after" in describe_state(read_queue(path)[1])
 
     process = start(path, "--minutes", "10")
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=SLOW) == 0
     assert "second: done, top-1" in process.communicate()[0]
 
 
 def test_time_that_is_up_stops_the_run(queue, tmp_path):
     begin = time.monotonic()
     process = start(queue(100_000), "--minutes", "0.1")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=SLOW)
     assert process.returncode == 75, errors
     assert time.monotonic() - begin > 6
     assert "running" not in output and "second: done" not in output
@@ -102,7 +103,7 @@ def test_failing_run_is_reported_and_the_next_one_trained(queue, tmp_path):
     entries[0]["overrides"].append("data_dir=absent")
     path.write_text(yaml.safe_dump(entries))
     process = start(path, "--minutes", "10")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=SLOW)
     assert process.returncode == 1
     assert "data source 'absent' does not exist" in errors and "first: exit status 1" in errors
     assert "first: not started" in output and "second: done" in output
