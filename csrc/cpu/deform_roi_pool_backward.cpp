@@ -1,7 +1,5 @@
 // Backward: the gradients of offset and mask from inner products, region by region, and that of the input by
 // scattering, block by block. Where the input is made dense first, both go block by block.
-#include <cstring>
-
 #include "roi_blocks.h"
 
 namespace dcn::cpu {
@@ -80,9 +78,7 @@ class RoIBackward {
   void multiply_blocks(const RoIPlan& plan, Real* sums, int64_t size) const {
     for_each_unit(p_, regions_, plan,
                   [&](const RoIBlock& block, int64_t i, int64_t image, const auto& taps, Real* memory) {
-                    const auto dense = dense_pixels(p_, memory, block);
-                    convert_pixels(p_, block, pixels_in_place(p_, input(), image, block), dense);
-                    const auto pixels = dense_pixels(p_, static_cast<const Real*>(memory), block);
+                    const auto pixels = make_dense(p_, image, block, memory);
                     Real* part = sums + plan.channel_block(i) * size;
                     for_each_gradient(image, block, [&](int64_t number, const RoIBins<const Real>& grads) {
                       kernels_.products(p_, regions_[number], number, block, taps, grads, pixels,

@@ -35,11 +35,8 @@ class RoIForward {
     }
     for_each_unit(p_, regions_, plan_,
                   [&](const RoIBlock& block, int64_t, int64_t image, const auto& taps, Real* memory) {
-                    const auto dense = dense_pixels(p_, memory, block);
-                    convert_pixels(p_, block, pixels_in_place(p_, input(), image, block), dense);
+                    const auto pixels = make_dense(p_, image, block, memory);
                     const auto sums = uninitialized<Real>(sums_size(block));
-                    const RoIPixels<const Real> pixels{dense.data, dense.bin_stride, dense.pixel_stride,
-                                                       dense.channel_stride};
                     const int64_t* numbers = regions_.of_image(image);
                     for (int64_t i = 0; i < regions_.count(image); ++i) {
                       pool(numbers[i], block, taps, pixels, sums.get());

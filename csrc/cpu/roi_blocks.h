@@ -109,6 +109,15 @@ void convert_pixels(const DeformRoIPoolParams& p, const RoIBlock& block, const R
   }
 }
 
+// A block of the input, copied into memory.
+template <typename Real>
+RoIPixels<const Real> make_dense(const DeformRoIPoolParams& p, int64_t image, const RoIBlock& block,
+                                 Real* memory) {
+  const auto input = pixels_in_place(p, static_cast<const Real*>(p.input), image, block);
+  convert_pixels(p, block, input, dense_pixels(p, memory, block));
+  return dense_pixels(p, static_cast<const Real*>(memory), block);
+}
+
 // What a thread needs for the taps of a bin or a row of bins.
 template <typename Real>
 class RoIScratch {
