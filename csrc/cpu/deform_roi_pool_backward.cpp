@@ -38,14 +38,16 @@ class RoIBackward {
 
   // The gradient of the input; where blocks are converted, only of images that have no regions.
   void clear(bool converted) const {
-    const int64_t size = p_.in_channels * p_.pixels();
-    parallel_for(0, p_.batch, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, size)),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t image = begin; image < end; ++image) {
-                     if (converted && regions_.count(image) > 0) continue;
-                     std::fill_n(static_cast<Real*>(p_.grad_input) + image * size, size, Real(0));
-                   }
-                 });
+    const int64_t size = p_.in_channels * p_.pixels(), piece = 1 << 16;
+    const int64_t pieces = (size + piece - 1) / piece;
+    parallel_for(0, p_.batch * pieces, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t image = i / pieces, first = i % pieces * piece;
+        if (converted && regions_.count(image) > 0) continue;
+        Real* grad_input = static_cast<Real*>(p_.grad_input) + image * size;
+        std::fill_n(grad_input + first, std::min(piece, size - first), Real(0));
+      }
+    });
   }
 
   // Blocks do not depend on the number of threads, since each has sums of its own.
