@@ -51,12 +51,13 @@ class Setting:
 
 
 PYRAMID = [Setting(f"P{level} of FPN", 2**level, level=level) for level in range(2, 6)]
+FEW_REGIONS = Setting("4 regions on 200x336", 4, regions=4)
 SETTINGS = [
     Setting("50x84"),
     Setting("50x84, adaptive", sampling_ratio=0),
     Setting("50x84, 2 images", batch=2),
     *PYRAMID,
-    Setting("4 regions on 200x336", 4, regions=4),
+    FEW_REGIONS,
     Setting("sensitive, 21 classes", classes=21),
     Setting("sensitive, adaptive", classes=21, sampling_ratio=0),
 ]
