@@ -33,7 +33,7 @@ FLAGS = [
 HERE = cpu_capability() if "extension" in available_backends() else "generic"
 LESSER = NAMES[: NAMES.index(HERE)]
 CPU_INFORMATION = Path("/proc/cpuinfo")
-TIME_LIMIT = 120  # seconds, for a child that hangs
+TIME_LIMIT = 240  # seconds, for a child that hangs
 # Values and all gradients, their bits on any number of threads, hostile offsets.
 MEMBERS = "many_blocks or number_of_threads or (hostile_values and extension)"
 

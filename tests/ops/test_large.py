@@ -2,6 +2,7 @@
 
 import os
 
+import numpy
 import pytest
 import torch
 
@@ -22,11 +23,13 @@ TYPE = torch.bfloat16
 
 
 def make_images(dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
-    """Images of zeros but for those that are compared, hence an index gone astray finds zeros."""
-    if channels_last:
-        images = torch.zeros(BATCH, SIZE, SIZE, CHANNELS, dtype=dtype).permute(0, 3, 1, 2)
-    else:
-        images = torch.zeros(BATCH, CHANNELS, SIZE, SIZE, dtype=dtype)
+    """Images of zeros but for those that are compared, hence an index gone astray finds zeros.
+
+    NumPy's zeros take no memory before they are written.
+    """
+    shape = (BATCH, SIZE, SIZE, CHANNELS) if channels_last else (BATCH, CHANNELS, SIZE, SIZE)
+    images = torch.from_numpy(numpy.zeros(shape, f"i{dtype.itemsize}")).view(dtype)
+    images = images.permute(0, 3, 1, 2) if channels_last else images
     images[COMPARED] = torch.randn(len(COMPARED), CHANNELS, SIZE, SIZE, dtype=dtype)
     return images
 
