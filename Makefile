@@ -82,6 +82,7 @@ bench-gpu: build-gpu
 	$(PYTHON) -m benchmarks.gpu_targets --output benchmarks/results/gpu_targets.json
 
 bench: install
+	$(BIN)/python -m benchmarks.roi_targets --output benchmarks/results/roi_targets.json
 	$(BIN)/python -m benchmarks.cpu_targets --output benchmarks/results/cpu_targets.json
 
 lint: install

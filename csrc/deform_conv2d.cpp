@@ -11,18 +11,10 @@
 #include <tuple>
 #include <vector>
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace dcn {
 namespace {
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-ScalarType accumulate_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 // float16 has no kernels of its own, and bfloat16 only where the processor multiplies it natively, by pairs
 // of neighbouring channels.
@@ -36,45 +28,6 @@ ScalarType compute_type(ScalarType type, const DeformConv2dParams& p) {
 ElementType element_type(ScalarType type) {
   if (type == ScalarType::Double) return ElementType::float64;
   return type == ScalarType::Float ? ElementType::float32 : ElementType::bfloat16;
-}
-
-Tensor convert(const Tensor& tensor, ScalarType type) {
-  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
-}
-
-// Dense [N, H, W, C] memory under the logical shape [N, C, H, W]; no copy when it is so already.
-Tensor channels_last(const Tensor& tensor, ScalarType type) {
-  return torch::stable::contiguous(convert(tensor, type), MemoryFormat::ChannelsLast);
-}
-
-Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, MemoryFormat format) {
-  return torch::stable::empty(sizes, type, std::nullopt, std::nullopt, std::nullopt, format);
-}
-
-Tensor empty_like(const Tensor& like, ScalarType type, MemoryFormat format) {
-  const auto sizes = like.sizes();
-  return empty({sizes.begin(), sizes.end()}, type, format);
-}
-
-// The format in which a gradient of this tensor is wanted.
-MemoryFormat memory_format(const Tensor& t) {
-  return t.stride(1) < t.stride(3) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
-// Dense memory in its own layout, or else channels-last; no copy when it is dense already.
-Tensor dense(const Tensor& tensor, ScalarType type) {
-  const Tensor converted = convert(tensor, type);
-  const bool contiguous = converted.is_contiguous() && memory_format(converted) == MemoryFormat::Contiguous;
-  return contiguous ? converted : channels_last(converted, type);
-}
-
-Strides4 strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
-
-void check_type(const Tensor& input) {
-  const ScalarType type = input.scalar_type();
-  check(type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-            type == ScalarType::BFloat16,
-        "input has an unsupported type, expected float64, float32, float16 or bfloat16");
 }
 
 int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {

@@ -3,17 +3,9 @@
 
 #include <cstdint>
 
+#include "layouts.h"
+
 namespace dcn {
-
-enum class ElementType { float64, float32, bfloat16 };
-
-// Of input and output: [N, H, W, C] or [N, C, H, W] in memory.
-enum class Layout { channels_last, contiguous };
-
-// Element strides of a tensor that is read in whatever layout it comes, [N, C, H, W].
-struct Strides4 {
-  int64_t batch, channel, row, column;
-};
 
 // "Accumulate" is float64 beside float64 elements and float32 beside all others.
 // Pointers to what a call neither has nor needs are null.

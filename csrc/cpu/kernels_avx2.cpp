@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "roi_kernels.h"
 
 #define DCN_VECTOR_BYTES 32
 #define DCN_TILE_ROWS 6
@@ -17,9 +18,11 @@
 
 namespace dcn::cpu::avx2 {
 #include "gemm.inc"
+#include "roi_sampling.inc"
 #include "sampling.inc"
 DCN_INSTANTIATE_KERNELS(double)
 DCN_INSTANTIATE_KERNELS(float)
+DCN_INSTANTIATE_ROI_KERNELS
 }  // namespace dcn::cpu::avx2
 
 #if defined(__clang__)

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "roi_kernels.h"
 
 #define DCN_VECTOR_BYTES 64
 #define DCN_TILE_ROWS 14
@@ -18,9 +19,11 @@
 
 namespace dcn::cpu::avx512 {
 #include "gemm.inc"
+#include "roi_sampling.inc"
 #include "sampling.inc"
 DCN_INSTANTIATE_KERNELS(double)
 DCN_INSTANTIATE_KERNELS(float)
+DCN_INSTANTIATE_ROI_KERNELS
 }  // namespace dcn::cpu::avx512
 
 #if defined(__clang__)

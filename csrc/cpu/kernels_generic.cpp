@@ -5,6 +5,7 @@
 
 #include "capability.h"
 #include "kernels.h"
+#include "roi_kernels.h"
 
 #define DCN_VECTOR_BYTES 16
 #define DCN_TILE_ROWS 6
@@ -13,14 +14,18 @@ namespace dcn::cpu {
 
 namespace generic {
 #include "gemm.inc"
+#include "roi_sampling.inc"
 #include "sampling.inc"
 DCN_INSTANTIATE_KERNELS(double)
 DCN_INSTANTIATE_KERNELS(float)
+DCN_INSTANTIATE_ROI_KERNELS
 }  // namespace generic
 
 #if defined(__x86_64__)
 DCN_DECLARE_KERNELS(avx2)
+DCN_DECLARE_ROI_KERNELS(avx2)
 DCN_DECLARE_KERNELS(avx512)
+DCN_DECLARE_ROI_KERNELS(avx512)
 DCN_DECLARE_KERNELS(avx512_bf16)
 namespace amx {
 const GemmKernels<BFloat16>& gemm_kernels();
@@ -45,8 +50,18 @@ const GemmKernels<Element>& gemm_kernels() {
   return generic::gemm_kernels<Element>();
 }
 
+template <typename Real>
+const RoIKernels<Real>& roi_kernels() {
+#if defined(__x86_64__)
+  if (capability() >= Capability::avx512) return avx512::roi_kernels<Real>();
+  if (capability() == Capability::avx2) return avx2::roi_kernels<Real>();
+#endif
+  return generic::roi_kernels<Real>();
+}
+
 DCN_INSTANTIATE_KERNELS(double)
 DCN_INSTANTIATE_KERNELS(float)
+DCN_INSTANTIATE_ROI_KERNELS
 
 // Asked for only where has_native_bfloat16_cpu().
 template <>

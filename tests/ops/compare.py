@@ -25,6 +25,12 @@ def assert_same(found: Tensor, expected: Tensor, backend: str, name: str = "resu
         assert torch.equal(found, expected), f"{name}: not the same bits"
 
 
+def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Of all results by name."""
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def backends_on(
     device: str, leave_out: tuple[str, ...] = (), operator: str = "deform_conv2d", deformed: bool = True
 ) -> list[str]:

@@ -63,3 +63,12 @@ def deterministic():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[1, 2, 3, 5])
+def threads(request):
+    """Fewer and more threads than images: the kernels divide their work differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import torch
 from dcn_backbones.ops import available_backends
 from dcn_backbones.ops.backends.extension import cpu_capability
 
-from . import test_extension_cpu
+from . import test_extension_cpu, test_roi_extension_cpu
 
 pytestmark = pytest.mark.skipif("extension" not in available_backends(), reason="the extension is not built")
 
@@ -32,7 +33,7 @@ FLAGS = [
 HERE = cpu_capability() if "extension" in available_backends() else "generic"
 LESSER = NAMES[: NAMES.index(HERE)]
 CPU_INFORMATION = Path("/proc/cpuinfo")
-TIME_LIMIT = 120  # seconds, for a child that hangs
+TIME_LIMIT = 240  # seconds, for a child that hangs
 # Values and all gradients, their bits on any number of threads, hostile offsets.
 MEMBERS = "many_blocks or number_of_threads or (hostile_values and extension)"
 
@@ -47,27 +48,49 @@ for _ in range(2):
 """
 
 
+FILES = [
+    "test_extension_cpu.py",
+    "test_hostile_values.py",
+    "test_roi_extension_cpu.py",
+    "test_roi_hostile_values.py",
+]
+
+
 class Outcome(NamedTuple):
     capability: str
     exit_status: int
     bits: str
+    roi_bits: str
 
 
 def bits() -> str:
     """Of the output and all gradients, in the two types whose kernels depend most on the processor."""
+    return _digest(
+        test_extension_cpu.results("extension", "blocks", test_extension_cpu.tensors_of("blocks", dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+
+
+def roi_bits() -> str:
+    """Likewise of RoI pooling, which has no kernels for bfloat16."""
+    tensors = test_roi_extension_cpu.tensors_of(("blocks", "channels_last"), torch.float32)
+    case = test_roi_extension_cpu.CASES["blocks"]
+    return _digest([test_roi_extension_cpu.results("extension", case, tensors)])
+
+
+def _digest(results: Iterable[dict[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
-    for dtype in (torch.float32, torch.bfloat16):
-        tensors = test_extension_cpu.tensors_of("blocks", dtype)
-        for result in test_extension_cpu.results("extension", "blocks", tensors).values():
-            digest.update(result.contiguous().view(torch.uint8).numpy().tobytes())
+    for result in results:
+        for tensor in result.values():
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def _run_operator_tests() -> Outcome:
     folder = Path(__file__).parent
-    files = [str(folder / name) for name in ("test_extension_cpu.py", "test_hostile_values.py")]
+    files = [str(folder / name) for name in FILES]
     status = pytest.main(["-p", "no:cacheprovider", "-k", MEMBERS, *files])
-    return Outcome(cpu_capability(), int(status), bits())
+    return Outcome(cpu_capability(), int(status), bits(), roi_bits())
 
 
 @functools.cache
@@ -92,6 +115,8 @@ def test_lesser_kernels_pass_the_operators_tests(name):
 def test_each_capability_sums_in_an_order_of_its_own():
     """The same bits would mean that the same kernels ran."""
     assert len({bits(), *(outcome(name).bits for name in LESSER)}) == len(LESSER) + 1
+    with_roi_kernels = {*LESSER, HERE} & {"generic", "avx2", "avx512"}
+    assert len({roi_bits(), *(outcome(name).roi_bits for name in LESSER)}) == len(with_roi_kernels)
 
 
 @pytest.mark.skipif(

@@ -208,3 +208,21 @@ def test_a_mask_and_groups_where_the_operator_alone_takes_them(roi_backend):
     found = torch.ops.dcn_backbones.deform_roi_pool(*arguments, *case.operator_settings, roi_backend)
     unmodulated = roi_oracles.dense(case, **tensors | dict(mask=None))
     assert_near(found, unmodulated * mask.repeat_interleave(2, 1), 1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.3, 0.07])
+def test_positions_round_as_the_reference_rounds_them(roi_backend, scale):
+    """A fused multiply-add would give a bin another point, or a slope the other side of a pixel's centre."""
+    low, side = (10 * torch.cartesian_prod(torch.arange(20.0), torch.arange(1.0, 7.0))).unbind(1)
+    boxes = torch.stack([torch.zeros(120), low, low, low + side, low + side], 1)
+    input, offset = torch.randn(1, 2, 60, 60), torch.zeros(120, 2, 7, 7, requires_grad=True)
+    results = []
+    for backend in ("reference", roi_backend):
+        with use_backend(backend):
+            adaptive = deform_roi_pool(input, boxes, 1, scale)
+            middle = deform_roi_pool(
+                input, boxes, 7, scale, 1, offset
+            )  # of the fourth bin: a centre, or nearly
+        results.append((adaptive, *torch.autograd.grad(middle.sum(), [offset])))
+    for expected, found in zip(*results, strict=True):
+        assert_near(found, expected, tolerance_of(roi_backend, torch.float32).backward)

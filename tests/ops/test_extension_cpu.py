@@ -9,7 +9,7 @@ from torch import Tensor
 from dcn_backbones.ops import available_backends, deform_conv2d, use_backend
 
 from .cases import Case, named_leaves
-from .compare import assert_near, tolerance_of
+from .compare import assert_near, assert_same_bits, tolerance_of
 
 pytestmark = pytest.mark.skipif("extension" not in available_backends(), reason="the extension is not built")
 
@@ -25,15 +25,6 @@ CASES = {
     "uneven_groups": Case(batch=2, channels=14, out_channels=84, size=(9, 11), groups=7, bias=False),
 }
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=[1, 2, 3, 5])
-def threads(request):
-    """Fewer and more threads than images: the backward pass divides its work differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=CASES)
@@ -62,11 +53,6 @@ def expected(case: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """torchvision's results in float64, for the values that the type can hold."""
     tensors = {name: tensor.double() for name, tensor in tensors_of(case, dtype).items()}
     return results("torchvision", case, tensors)
-
-
-def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import ROI_POOL_SCHEMA, Backend, Gradients, Request
+from .base import OPERATORS, ROI_POOL_SCHEMA, Backend, Gradients, Request
 from .cuda_kernels import CudaKernels
 
 _library = torch.library.Library("dcn_backbones", "FRAGMENT")
@@ -48,6 +48,7 @@ class ExtensionBackend(Backend):
     """Kernels for channels-last tensors; a contiguous input is converted a few images at a time."""
 
     name = "extension"
+    operators = frozenset(OPERATORS)
 
     def __init__(self) -> None:
         self._cuda = CudaKernels()
@@ -91,3 +92,13 @@ class ExtensionBackend(Backend):
         return torch.ops.dcn_backbones._deform_conv2d_backward(
             grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )
+
+    def deform_roi_pool_forward(self, input, *arguments) -> Tensor:
+        if input.is_cuda:
+            return self._cuda.deform_roi_pool_forward(input, *arguments)
+        return torch.ops.dcn_backbones._deform_roi_pool_forward(input, *arguments)
+
+    def deform_roi_pool_backward(self, grad_output, input, *arguments) -> Gradients:
+        if input.is_cuda:
+            return self._cuda.deform_roi_pool_backward(grad_output, input, *arguments)
+        return torch.ops.dcn_backbones._deform_roi_pool_backward(grad_output, input, *arguments)
