@@ -91,3 +91,9 @@ class ExtensionBackend(Backend):
         return torch.ops.dcn_backbones._deform_conv2d_backward(
             grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         )
+
+    def deform_roi_pool_forward(self, input, *arguments) -> Tensor:
+        return self._cuda.deform_roi_pool_forward(input, *arguments)
+
+    def deform_roi_pool_backward(self, grad_output, *arguments) -> Gradients:
+        return self._cuda.deform_roi_pool_backward(grad_output, *arguments)
