@@ -1,4 +1,4 @@
-"""The compiled extension on NVIDIA GPUs: kernels for `blocked`, a fused forward for half types, RoI pooling."""
+"""The compiled extension on NVIDIA GPUs: kernels for `blocked` and `dense_roi_pool`, a fused forward of halves."""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,4 @@
-"""Deformable RoI pooling around two kernels, for backends on a GPU: dense channels-last tensors, and their way
-back.
+"""Deformable RoI pooling around two kernels, for backends on a GPU: they are given dense, channels-last tensors.
 
 Nothing here waits for the device or decides by what is in its memory: a call can be captured in a CUDA graph.
 """
