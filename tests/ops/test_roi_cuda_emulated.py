@@ -3,7 +3,6 @@
 The operator's own tests run here too, with the emulated grid as their backend.
 """
 
-
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""The compiled extension on NVIDIA GPUs: kernels for `blocked` and `dense_roi_pool`, a fused forward of halves."""
+"""The compiled extension on NVIDIA GPUs: a fused forward, and kernels for `blocked` and `dense_roi_pool`."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Deformable RoI pooling around two kernels, for backends on a GPU: they are given dense, channels-last tensors.
+"""Deformable RoI pooling on dense, channels-last tensors, for backends on a GPU that bring two kernels.
 
 Nothing here waits for the device or decides by what is in its memory: a call can be captured in a CUDA graph.
 """
