@@ -93,7 +93,11 @@ class ExtensionBackend(Backend):
         )
 
     def deform_roi_pool_forward(self, input, *arguments) -> Tensor:
-        return self._cuda.deform_roi_pool_forward(input, *arguments)
+        if input.is_cuda:
+            return self._cuda.deform_roi_pool_forward(input, *arguments)
+        return torch.ops.dcn_backbones._deform_roi_pool_forward(input, *arguments)
 
-    def deform_roi_pool_backward(self, grad_output, *arguments) -> Gradients:
-        return self._cuda.deform_roi_pool_backward(grad_output, *arguments)
+    def deform_roi_pool_backward(self, grad_output, input, *arguments) -> Gradients:
+        if input.is_cuda:
+            return self._cuda.deform_roi_pool_backward(grad_output, input, *arguments)
+        return torch.ops.dcn_backbones._deform_roi_pool_backward(grad_output, input, *arguments)
