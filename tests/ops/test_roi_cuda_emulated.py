@@ -6,6 +6,7 @@ The operator's own tests run here too, with the emulated grid as their backend.
 import pytest
 import torch
 
+from dcn_backbones.ops import deform_roi_pool, use_backend
 from dcn_backbones.ops.backends.dense_roi_pool import Pooling, RoiGradients
 
 from . import roi_oracles
@@ -145,6 +146,18 @@ def test_fixed_point_passes_on_what_is_not_finite(emulated, value):
     assert_near(found[~lost], unharmed[~lost], 1e-5)
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_fixed_point_sums_that_are_lost_again_stay_lost(emulated):
+    """Twice, three times and more: no number of them adds up to something finite."""
+    pixel = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    for count in range(1, 9):
+        boxes = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]]).repeat(count, 1)
+        with use_backend(emulated.name):
+            output = deform_roi_pool(pixel, boxes, 1, sampling_ratio=1)
+        (found,) = torch.autograd.grad(output, pixel, torch.full_like(output, float("nan")))
+        assert found.isnan().all(), count
+
+
 def test_the_input_is_neither_read_nor_converted_for_its_gradient_alone(emulated):
     """Nor are infinite pixels multiplied by anything."""
     case = RoICase(out_channels=4)
@@ -213,6 +226,19 @@ def test_the_host_side_refuses_gradients_that_it_cannot_fill(emulated, changes, 
     gradients = RoiGradients(None, None, None, None)._replace(**changes)
     with pytest.raises(RuntimeError, match=words):
         emulated.roi_pool_backward(pooling(), torch.ones(3, 2, 2, 4), gradients)
+
+
+@pytest.mark.parametrize("index", [-1.0, -0.5, 2.0, 3e9, -3e38, float("nan"), float("inf")])
+def test_a_box_of_no_image_is_outside(emulated, index):
+    """The operator refuses it on the CPU; on a GPU nobody looks before the kernel does."""
+    given = pooling()
+    given.boxes[1, 0] = index
+    output, grad_input = torch.empty(3, 2, 2, 4), torch.zeros(2, 4, 5, 4)
+    emulated.roi_pool(given, output)
+    assert not output[1].any() and output[0].eq(1).all() and output[2].eq(1).all()
+    gradients = RoiGradients(grad_input, torch.empty(3, 4, 2, 2), torch.empty(3, 2, 2, 2), None)
+    emulated.roi_pool_backward(given, torch.ones(3, 2, 2, 4), gradients)
+    assert not gradients.mask[1].any() and not gradients.offset[1].any() and grad_input.sum().item() == 32
 
 
 def test_tensors_that_are_not_aligned_are_taken(emulated):
