@@ -113,11 +113,19 @@ def torchvision_calls(
 
 
 def refuse_differences(
-    shape: Shape, dtype: torch.dtype, backend: str, found: list[Tensor], expected: list[Tensor]
+    shape,
+    dtype: torch.dtype,
+    backend: str,
+    found: list[Tensor],
+    expected: list[Tensor],
+    leaves: tuple[str, ...] = ("input", "offset", "weight", "mask"),
 ) -> None:
-    """End the run when a result is not the one of torchvision in float32 (both may use up the tolerance)."""
+    """End the run when a result is not the expected one in float32 (both may use up the tolerance).
+
+    `shape` is anything with a name; `leaves` are what the results behind the first are gradients of.
+    """
     tolerance = BACKENDS[backend].tolerances[dtype]
-    names = ["the output", *(f"the gradient of {name}" for name in ("input", "offset", "weight", "mask"))]
+    names = ["the output", *(f"the gradient of {name}" for name in leaves)]
     for name, result, value in zip(names, found, expected, strict=False):
         error = ((result.float() - value).abs().max() / value.abs().max()).item()
         allowed = 2 * (tolerance.forward if name == "the output" else tolerance.backward)

@@ -15,7 +15,7 @@ import torch
 
 from dcn_backbones.ops import available_backends
 
-from . import floors, gpu_rows, models, report, shapes
+from . import floors, gpu_roi_rows, gpu_rows, models, report, shapes
 from .cpu_targets import Target
 
 # For the deterministic backward; read by cuBLAS with the first product.
@@ -24,6 +24,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 Settings = list[tuple[int, list[shapes.Shape]]]
 Figures = tuple[list[Target], list[dict]]  # and the rows that they are means of
 PEER = "faster_than_torchvision"
+FASTER = "faster_in_channels_last"
 SMALLER = [(64, shapes.RESNET)]  # where a figure needs no other batch
 MODEL = ("dcnv2_resnet50", "resnet50", 224, 256, True)
 
@@ -51,6 +52,18 @@ def numba_targets(settings: Settings, repeats: int, device: str) -> Figures:
     rows = [gpu_rows.measure_numba(shape, batch, repeats, device) for batch, shape in _each(settings)]
     return [
         Target("Numba, float32: faster than torchvision, geometric mean", _mean(rows, PEER), 1.0, True)
+    ], rows
+
+
+def pooling_targets(
+    maps: list[gpu_roi_rows.Map], backward: bool, repeats: int, device: str, types=gpu_roi_rows.TYPES
+) -> Figures:
+    rows = [gpu_roi_rows.measure(each, dtype, backward, repeats, device) for each in maps for dtype in types]
+    name = f"RoI pooling, forward{' + backward' if backward else ''}"
+    slowest, least = max(row["over_torchvision"] for row in rows), min(row[FASTER] for row in rows)
+    return [
+        Target(f"{name}: contiguous, times torchvision, the worst", slowest, 1.5),
+        Target(f"{name}: channels-last, faster than torchvision, the least", least, 1.0, True),
     ], rows
 
 
@@ -99,7 +112,8 @@ def _print(kind: str, targets: list[Target], rows: list[dict]) -> None:
 def _line(kind: str, row: dict) -> str:
     """A row in one line: medians, then the floor and what was predicted beside ours."""
     times = "  ".join(f"{name} {t['median']:.3f}" for name, t in row.get("milliseconds", {}).items())
-    text = f"{kind:<9} {row['shape']:<20} N={row['batch']:<4} {times}"
+    what = f"{row['shape']} {row['type']}" if "type" in row else row["shape"]
+    text = f"{kind:<9} {what:<20} N={row['batch']:<4} {times}"
     if "floor_ms" in row:
         text += f"  floor {row['floor_ms']:.3f}  predicted {row['predicted_ms']:.3f}"
     return text
@@ -110,6 +124,8 @@ def _measures(repeats: int, device: str) -> dict[str, Callable]:
     return {
         "forward": lambda: operator_targets(floors.SETTINGS, False, repeats, device),
         "backward": lambda: operator_targets(floors.SETTINGS, True, fewer, device),
+        "pooling": lambda: pooling_targets(gpu_roi_rows.MAPS, False, repeats, device),
+        "pooling backward": lambda: pooling_targets(gpu_roi_rows.MAPS, True, repeats, device),
         "memory": lambda: memory_targets(floors.SETTINGS, device),
         "numba": lambda: numba_targets(SMALLER, fewer, device),
         "model": lambda: model_targets(MODEL, 3, device, torch.bfloat16),

@@ -18,7 +18,14 @@ from dcn_backbones.ops.backends import cuda_kernels
 CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 ARCHITECTURES = os.environ.get("DCN_CUDA_ARCHITECTURES", "90").split(",")
 FLAGS = ["-std=c++20", "-O3", "-Xptxas", "-v", "-c", "-o", os.devnull]
-KERNELS = {"gather.cu": 16, "scatter.cu": 16, "fused_forward.cu": 12}  # how many each has
+KERNELS = {  # how many each has
+    "gather.cu": 16,
+    "scatter.cu": 16,
+    "fused_forward.cu": 12,
+    "roi_gather.cu": 16,
+    "roi_scatter.cu": 11,
+}
+BLOCKS = {"RoiGather": 6, "RoiScatter": 8, "Gather": 4, "Scatter": 2}  # of a multiprocessor
 REGISTERS = 65_536  # of a multiprocessor
 
 
@@ -33,7 +40,7 @@ class Kernel(NamedTuple):
         """Blocks of a multiprocessor that it is compiled for; of a fused one the number after its tile."""
         if "Fused" in self.name:
             return int(re.search(r"FusedTile.*?EELi(\d+)E", self.name).group(1))
-        return 4 if "Gather" in self.name else 2
+        return next(blocks for kind, blocks in BLOCKS.items() if kind in self.name)
 
     @property
     def threads(self) -> int:
@@ -70,6 +77,8 @@ def test_kernels_stay_in_registers(source, kernels, architecture):
 
 
 @pytest.mark.skipif(bool(cuda_kernels.import_error), reason=f"no CUDA library: {cuda_kernels.import_error}")
-@pytest.mark.parametrize("operator", ["_gather", "_gather_backward", "_fused_forward"])
+@pytest.mark.parametrize(
+    "operator", ["_gather", "_gather_backward", "_fused_forward", "_roi_pool", "_roi_pool_backward"]
+)
 def test_the_library_brings_the_operators_that_python_declares(operator):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dcn_backbones::{operator}", "CUDA")

@@ -3,66 +3,16 @@
 #include "deform_conv2d_cuda.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "../checks.h"
+#include "host.h"
 
 namespace dcn::cuda {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Pair = std::vector<int64_t>;  // height, width
-
-constexpr int64_t kMostIndices =
-    0x70000000;  // pixels, positions or columns of one launch; some room below 2^31
-
-ScalarType accumulate_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-ElementType element_type(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-      return ElementType::float64;
-    case ScalarType::Float:
-      return ElementType::float32;
-    case ScalarType::Half:
-      return ElementType::float16;
-    default:
-      check(type == ScalarType::BFloat16,
-            "input has an unsupported type, expected float64, float32, float16 or bfloat16");
-      return ElementType::bfloat16;
-  }
-}
-
-void check_tensor(const std::string& name, const Tensor& tensor, const Tensor& input, ScalarType type,
-                  const std::vector<int64_t>& sizes) {
-  check(tensor.is_cuda() == input.is_cuda() && tensor.get_device_index() == input.get_device_index(),
-        name + " is on another device than input, expected the same");
-  check(tensor.scalar_type() == type, name + " has an unexpected type beside this input");
-  check_sizes(name, tensor, sizes);
-  check(tensor.is_contiguous(),
-        name + " is not dense, expected its last dimension to be so and all before it");
-}
-
-// Vector loads need pointers that are aligned, which a view of a tensor may not be.
-Tensor aligned(const Tensor& tensor) {
-  const bool is_aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
-  return is_aligned ? tensor : torch::stable::clone(tensor);
-}
-
-int narrow_index(int64_t value, const char* what) {
-  check(value <= kMostIndices, std::string("input has ") + std::to_string(value) + " " + what +
-                                   ", expected at most " + std::to_string(kMostIndices) + " in one launch");
-  return static_cast<int>(value);
-}
 
 template <typename Pointer>
 Pointer advance(Pointer start, int64_t elements, ScalarType type) {
@@ -252,10 +202,6 @@ bool fused_forward_cuda(const Tensor& input, const Tensor& offset, const std::op
 
 }  // namespace
 }  // namespace dcn::cuda
-
-#if !defined(DCN_DISPATCH_KEY)  // the emulation takes the place of the kernels on the CPU
-#define DCN_DISPATCH_KEY CUDA
-#endif
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_backbones, DCN_DISPATCH_KEY, library) {
   library.impl("_gather", TORCH_BOX(&dcn::cuda::gather_cuda));

@@ -1,8 +1,6 @@
 // Launches of the CUDA kernels, for the host side.
 #pragma once
 
-#include <functional>
-
 #include "launch.h"
 #include "params.h"
 
@@ -13,8 +11,5 @@ void launch_scatter(const ScatterParams& params, ElementType type, const Device&
 
 // False, and nothing done, where the fused kernel does not take such sizes or such a device.
 bool launch_fused_forward(const FusedParams& params, ElementType type, const Device& device);
-
-// Calls body with the device of this index, which is current meanwhile, and torch's current stream of it.
-void with_device(int index, const std::function<void(const Device&)>& body);
 
 }  // namespace dcn::cuda

@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "deform_conv2d_cuda.h"
+#include "launch.h"
 
 namespace dcn::cuda {
 namespace {

@@ -129,6 +129,10 @@ DCN_DEVICE uint32_t floats_to_bfloat16s(float first, float second) {
 #endif
 }
 
+// A product that is rounded before anything is added to it: the compiler fuses both otherwise.
+DCN_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+DCN_DEVICE double multiply(double a, double b) { return __dmul_rn(a, b); }
+
 DCN_DEVICE int64_t round_to_integer(float value) { return __float2ll_rn(value); }
 DCN_DEVICE int64_t round_to_integer(double value) { return __double2ll_rn(value); }
 DCN_DEVICE bool is_finite(float value) { return fabsf(value) <= 3.4028234664e38f; }

@@ -1,7 +1,8 @@
-// How a kernel is started; launch.cuh starts it on a GPU, emulation/kernels.cpp on the emulated grid.
+// How a kernel is started; launch.cuh starts it on a GPU, emulation/launches.cpp on the emulated grid.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 namespace dcn::cuda {
 
@@ -12,6 +13,9 @@ struct Device {
   bool tensor_tiles;  // matrix operations and asynchronous copies, from compute capability 8.0 on
   void* stream;
 };
+
+// Calls body with the device of this index, which is current meanwhile, and torch's current stream of it.
+void with_device(int index, const std::function<void(const Device&)>& body);
 
 struct Launch {
   int64_t blocks;

@@ -68,4 +68,48 @@ struct FusedParams {
   void* output;        // [rows, C_out]
 };
 
+// RoI pooling. A cell is what one group of lanes computes: a bin of one region, for one offset group and, in
+// a forward or a scatter, one slice of its channels.
+struct RoiPooling {
+  int height, width, channels;  // of the input
+  int64_t images;
+  int regions, out_channels, offset_groups;
+  int bins_height, bins_width;
+  int sampling_ratio;  // 0 where the size of a region decides
+  bool position_sensitive;
+  double spatial_scale, gamma;
+
+  const void* input;   // [N, H, W, C_in]; where it is position-sensitive C_in is [K, C_out]
+  const void* boxes;   // [R, 5], accumulate type, as all below: image, x1, y1, x2, y2
+  const void* offset;  // [R, offset_groups, 2, K], x first; may be null
+  const void* mask;    // [R, offset_groups, K]; null is a mask of ones
+
+  int lanes;  // of a cell; a power of two from 2 to 32
+  int slices;
+  int blocks_per_region, cells_per_block;  // cells in a multiple of those that a block works on at a time
+
+#if defined(__CUDACC__)
+  __host__ __device__
+#endif
+      int bins() const {
+    return bins_height * bins_width;
+  }
+};
+
+struct RoiGatherParams {
+  RoiPooling pooling;
+  void* output;  // [R, K, C_out], forward only
+
+  const void* grad_output;  // [R, K, C_out], backward only, as all below; the gradients may be null
+  void* grad_offset;        // as offset
+  void* grad_mask;          // as mask
+};
+
+struct RoiScatterParams {
+  RoiPooling pooling;
+  const void* grad_output;  // [R, K, C_out]
+  void* grad_input;         // as input, sums
+  const void* scale;        // of fixed-point sums, one number of the accumulate type
+};
+
 }  // namespace dcn::cuda

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floors, gpu_rows, gpu_targets, shapes
-from dcn_backbones.ops import available_backends
+from benchmarks import floors, gpu_roi_rows, gpu_rows, gpu_targets, roi_floors, shapes
+from dcn_backbones.ops import available_backends, dispatch
+from dcn_backbones.ops.backends.reference import ReferenceBackend
 from dcn_backbones.ops.dispatch import BACKENDS
 
 SMALL = shapes.Shape(16, (6, 8), stride=2)
@@ -40,6 +41,48 @@ def test_a_wrong_result_is_not_reported(monkeypatch, backward):
     what = "gradient of mask" if backward else "the output"
     with pytest.raises(SystemExit, match=f"No figures: on {SMALL.name} .*{what}"):
         gpu_rows.measure(SMALL, 2, backward, 2, "cpu")
+
+
+MAP = gpu_roi_rows.Map(64, (100.0, 400.0), regions=3, channels=8)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_pooling_is_held_to_its_worst_row(backward):
+    maps = [MAP, gpu_roi_rows.Map(128, (100.0, 400.0), regions=20, channels=6)]
+    (contiguous, channels_last), rows = gpu_targets.pooling_targets(maps, backward, 2, "cpu")
+    assert len(rows) == 2 * len(gpu_roi_rows.TYPES)
+    for row in rows:
+        medians = {name: times["median"] for name, times in row["milliseconds"].items()}
+        best = min(medians["torchvision contiguous"], medians["torchvision channels-last"])
+        assert row["over_torchvision"] == medians["ours contiguous"] / best
+        assert row["faster_in_channels_last"] == best / medians["ours channels-last"]
+    assert contiguous.figure == max(row["over_torchvision"] for row in rows) and not contiguous.at_least
+    assert channels_last.figure == min(row["faster_in_channels_last"] for row in rows)
+    assert channels_last.at_least
+
+
+@pytest.mark.parametrize("what", ["the output", "the gradient of input", "the gradient of mask"])
+def test_wrong_pooling_is_not_reported(monkeypatch, what):
+    """The reference with an error: it is what modulated pooling is compared with."""
+
+    class Wrong(ReferenceBackend):
+        name = "wrong"
+
+        def deform_roi_pool_forward(self, *arguments):
+            return super().deform_roi_pool_forward(*arguments) * (1.1 if what == "the output" else 1)
+
+        def deform_roi_pool_backward(self, *arguments):
+            gradients = super().deform_roi_pool_backward(*arguments)
+            factors = [1.2 if what.endswith(leaf) else 1 for leaf in gpu_roi_rows.MODULATED]
+            return tuple(None if g is None else f * g for f, g in zip(factors, gradients, strict=True))
+
+    wrong = Wrong()
+    monkeypatch.setitem(BACKENDS, wrong.name, wrong)
+    monkeypatch.setattr(gpu_roi_rows, "select", lambda *_: wrong)
+    dispatch._select.cache_clear()
+    with pytest.raises(SystemExit, match=f"No figures: on {MAP.name} {what}"):
+        gpu_roi_rows.measure(MAP, torch.float32, True, 2, "cpu")
+    dispatch._select.cache_clear()
 
 
 def test_numba_is_compared_in_float32():
@@ -80,3 +123,26 @@ def test_the_matrix_floor_counts_every_multiply_add_twice():
 def test_the_committed_predictions_are_the_modules():
     text = (ROOT / "benchmarks/results/gpu_predictions.md").read_text()
     assert text.endswith(floors.table() + "\n")
+    assert f"\n\n{roi_floors.table()}\n\n" in text
+
+
+@pytest.mark.parametrize("dtype", gpu_roi_rows.TYPES, ids=str)
+def test_pooling_is_not_predicted_to_be_faster_than_its_floor(dtype):
+    for map_ in gpu_roi_rows.MAPS:
+        for times in (roi_floors.forward(map_, dtype), roi_floors.backward(map_, dtype)):
+            assert 0 < times.floor < times.predicted
+
+
+def test_pixels_of_bins_are_those_that_their_points_look_at():
+    """Counted one by one, from the positions of two points along an axis."""
+    map_ = gpu_roi_rows.Map(16, (24.0, 640.0), regions=400)
+    boxes = gpu_roi_rows.make_tensors(map_, torch.float32, "contiguous", "cpu")["boxes"]
+    counts = []
+    for axis in (1, 2):
+        start, bin_size = boxes[:, axis] / 16 - 0.5, (boxes[:, axis + 2] - boxes[:, axis]) / 16 / 7
+        points = start[:, None, None] + bin_size[:, None, None] * (
+            torch.arange(7)[:, None] + torch.tensor([0.25, 0.75])
+        )
+        below = points.floor().diff(dim=2).squeeze(2)
+        counts.append((2 + below.clamp(max=2)).mean(1))
+    assert gpu_roi_rows.pixels_of_bins(map_) == pytest.approx((counts[0] * counts[1]).mean().item(), rel=0.02)

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from dcn_backbones.ops import dispatch
+
+from . import cuda_emulation
 from .compare import backends_on
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -56,6 +59,23 @@ def _on_its_device(device: str, name: str):
         yield name
     finally:
         torch.set_default_device(None)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The CUDA kernels on the emulated grid, as a backend."""
+    cuda_emulation.library()
+    backend = cuda_emulation.EmulatedCuda()
+    monkeypatch.setitem(dispatch.BACKENDS, backend.name, backend)
+    backend.set_device()
+    yield backend
+    dispatch._select.cache_clear()
+
+
+@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
+def order(request, emulated):
+    """Threads of a block in either order: a barrier that is missing is seen in one of them."""
+    emulated.set_device(backwards=request.param)
 
 
 @pytest.fixture

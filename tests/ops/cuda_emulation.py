@@ -16,7 +16,7 @@ from torch.utils import cpp_extension
 from dcn_backbones.ops.backends.cuda_kernels import CudaKernels
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ["cuda/deform_conv2d_cuda.cpp", "cuda/emulation/launches.cpp"]
+SOURCES = ["cuda/deform_conv2d_cuda.cpp", "cuda/roi_pool_cuda.cpp", "cuda/emulation/launches.cpp"]
 FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
     "-DDCN_DISPATCH_KEY=CPU",

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dcn_backbones.ops import deform_conv2d, dispatch, use_backend
+from dcn_backbones.ops import deform_conv2d, use_backend
 from dcn_backbones.ops.backends.blocks import Geometry, Operands
 
 from .cases import AWKWARD, Case
 from .compare import assert_near
-from .cuda_emulation import EmulatedCuda, library
+from .cuda_emulation import EmulatedCuda
 from .test_deform_conv2d import check
 from .test_hostile_values import HOSTILE, gradients
 
@@ -21,23 +21,8 @@ CASES = {
     "far_taps": Case(channels=8, size=(30, 33), dilation=(9, 11), padding=(9, 11), spread=1.0),
 }
 ALL_CASES = AWKWARD | CASES
+pytestmark = pytest.mark.usefixtures("emulated")
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def emulated(monkeypatch):
-    library()
-    backend = EmulatedCuda()
-    monkeypatch.setitem(dispatch.BACKENDS, backend.name, backend)
-    backend.set_device()
-    yield backend
-    dispatch._select.cache_clear()
-
-
-@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
-def order(request, emulated):
-    """Threads of a block in either order: a barrier that is missing is seen in one of them."""
-    emulated.set_device(backwards=request.param)
 
 
 @pytest.mark.parametrize("name", ALL_CASES)

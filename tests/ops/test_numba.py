@@ -36,25 +36,36 @@ try:
     nvvm.NVVM()
 except nvvm.NvvmSupportError as error:
     sys.exit(f"no libNVVM: {error}")
-from dcn_backbones.ops.backends import numba_kernels as kernels
+from dcn_backbones.ops.backends import numba_kernels as kernels, numba_roi_kernels as roi_kernels
 
 capability = tuple(map(int, sys.argv[1:]))
 dispatcher.get_current_device = lambda: python_types.SimpleNamespace(compute_capability=capability)
 sizes = types.NamedUniTuple(types.int64, len(kernels.Sizes._fields), kernels.Sizes)
 has = types.UniTuple(types.boolean, 5)
+two = types.UniTuple(types.boolean, 2)
+roi_sizes = types.NamedUniTuple(types.int64, len(roi_kernels.RoiSizes._fields), roi_kernels.RoiSizes)
+
+def compiled(kernel, *arguments):
+    ptx = cuda.compile_ptx(kernel.py_func, arguments, cc=capability)[0]
+    assert ".local" not in ptx, kernel
+    return ptx
+
 for name, stored in dict(
     float64=types.float64, float32=types.float32, float16=types.float16, bfloat16=types.uint16
 ).items():
     element = stored[::1]
     real = (types.float64 if name == "float64" else types.float32)[::1]
-    gather = kernels.gather_kernel(name).py_func
-    ptx = cuda.compile_ptx(gather, (element, real, real, types.boolean, element, sizes), cc=capability)[0]
-    assert ".local" not in ptx, name
+    compiled(kernels.gather_kernel(name), element, real, real, types.boolean, element, sizes)
+    settings = two, types.UniTuple(real.dtype, 2), roi_sizes
+    compiled(roi_kernels.roi_pool_kernel(name), element, real, real, real, *settings, element)
+    positions = roi_kernels.roi_positions_kernel(name)
+    compiled(positions, element, real, real, real, *settings, element, real, real, two)
     for fixed_point, sums, add in ((False, real, ".add.f"), (True, types.int64[::1], ".add.u64")):
-        backward = kernels.gather_backward_kernel(name, fixed_point).py_func
+        backward = kernels.gather_backward_kernel(name, fixed_point)
         arrays = (element, element, real, real, element, real, real, sums, real)
-        ptx = cuda.compile_ptx(backward, (*arrays, has, sizes), cc=capability)[0]
-        assert ".local" not in ptx and ptx.count("global" + add) >= 4, name
+        assert compiled(backward, *arrays, has, sizes).count("global" + add) >= 4, name
+        scatter = roi_kernels.roi_scatter_kernel(name, fixed_point)
+        assert compiled(scatter, real, real, real, *settings, element, sums, real).count("global" + add) >= 4
 print("compiled")
 """
 
@@ -69,7 +80,8 @@ assert "numba" not in sys.modules or torch.cuda.is_available()
 
 @needs_numba
 def test_the_kernels_in_the_simulator():
-    result = run("-m", "pytest", "-x", "tests/ops/simulated_numba.py", NUMBA_ENABLE_CUDASIM="1")
+    files = ("tests/ops/simulated_numba.py", "tests/ops/simulated_numba_roi.py")
+    result = run("-m", "pytest", "-x", *files, NUMBA_ENABLE_CUDASIM="1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
 

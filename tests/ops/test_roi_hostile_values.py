@@ -71,9 +71,12 @@ def test_a_hostile_box_is_outside_and_touches_no_other(roi_backend, value, colum
 @pytest.mark.parametrize("side", [60.0, 1000.0, 32768.0])
 @pytest.mark.parametrize("pool", [deform_roi_pool, deform_ps_roi_pool])
 def test_a_large_box_is_sampled_at_every_pixel(roi_backend, pool, side):
-    """One bin of `side` squared points, of which those on the image of ones count, its border twice."""
+    """One bin of `side` squared points, of which those on the image of ones count, its border twice.
+
+    A quarter of them comes before the image."""
     image = torch.ones(1, 1, 5, 7, dtype=torch.float64, requires_grad=True)
-    boxes = torch.tensor([[0, -8.0, -9.0, side - 8.0, side - 9.0]], dtype=torch.float64)
+    x, y = -side / 4, -side / 4 - 1
+    boxes = torch.tensor([[0, x, y, x + side, y + side]], dtype=torch.float64)
     with use_backend(roi_backend):
         output = pool(image, boxes, 1)
     assert output.item() == pytest.approx(7 * 9 / side**2, rel=1e-12)

@@ -246,6 +246,11 @@ DCN_DEVICE uint32_t floats_to_bfloat16s(float first, float second) {
   return float_to_bfloat16(first) | static_cast<uint32_t>(float_to_bfloat16(second)) << 16;
 }
 
+template <typename Real>
+DCN_DEVICE Real multiply(Real a, Real b) {
+  return a * b;
+}
+
 DCN_DEVICE int64_t round_to_integer(double value) { return std::llrint(value); }
 DCN_DEVICE bool is_finite(double value) { return std::isfinite(value); }
 

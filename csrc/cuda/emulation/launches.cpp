@@ -6,6 +6,8 @@
 
 #include "../deform_conv2d_cuda.h"
 #include "../plan.h"
+#include "../roi_plan.h"
+#include "../roi_pool_cuda.h"
 
 namespace dcn::cuda {
 namespace {
@@ -43,6 +45,14 @@ void launch_scatter(const ScatterParams& params, ElementType type, const Device&
 
 bool launch_fused_forward(const FusedParams& params, ElementType type, const Device& device) {
   return plan_fused_forward(params, type, device, on_emulated_grid);
+}
+
+void launch_roi_gather(const RoiGatherParams& params, ElementType type, const Device& device) {
+  plan_roi_gather(params, type, device, on_emulated_grid);
+}
+
+void launch_roi_scatter(const RoiScatterParams& params, ElementType type, const Device& device) {
+  plan_roi_scatter(params, type, device, on_emulated_grid);
 }
 
 void with_device(int, const std::function<void(const Device&)>& body) { body(emulated_device); }

@@ -184,7 +184,7 @@ class GradientBuffers:
         return tuple(map(channels_first, (grad_input, self.offset, grad_weight, self.mask)))
 
 
-class _SumsInPlace:
+class SumsInPlace:
     """grad_input is of the accumulate type: its own memory holds the sums."""
 
     scale = None
@@ -200,7 +200,7 @@ class _SumsInPlace:
         pass
 
 
-class _SumsApart:
+class SumsApart:
     """The sums of some images at a time in another type, float32 or (with a scale) integer."""
 
     def __init__(self, input: Tensor, scale: Tensor | None) -> None:
@@ -220,14 +220,19 @@ class _SumsApart:
         self.result[images.first : images.first + images.count] = sums
 
 
-def _sums_of_grad_input(operands: Operands, grad_output: Tensor) -> _SumsInPlace | _SumsApart:
-    input, geometry = operands.input, operands.geometry
-    accumulate = accumulate_type(input.dtype)
+def sums_like(input: Tensor, scale: Tensor | None) -> SumsInPlace | SumsApart:
+    """Sums for the gradient of `input` (N, H, W, C), in fixed point where there is a scale."""
+    in_place = scale is None and input.dtype == accumulate_type(input.dtype)
+    return SumsInPlace(input) if in_place else SumsApart(input, scale)
+
+
+def _sums_of_grad_input(operands: Operands, grad_output: Tensor) -> SumsInPlace | SumsApart:
+    geometry, scale = operands.geometry, None
     if torch.are_deterministic_algorithms_enabled():
         contributions = geometry.positions * geometry.taps
+        accumulate = accumulate_type(operands.input.dtype)
         scale = fixed_point.scale_of(grad_output, operands.weight, operands.mask, contributions, accumulate)
-        return _SumsApart(input, scale)
-    return _SumsInPlace(input) if input.dtype == accumulate else _SumsApart(input, None)
+    return sums_like(operands.input, scale)
 
 
 def channels_last(tensor: Tensor) -> Tensor:

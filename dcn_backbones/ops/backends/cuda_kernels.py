@@ -1,11 +1,12 @@
-"""The compiled extension on NVIDIA GPUs: kernels for `blocked`, and a fused forward for half types."""
+"""The compiled extension on NVIDIA GPUs: a fused forward, and kernels for `blocked` and `dense_roi_pool`."""
 
 import torch
 from torch import Tensor
 
-from .base import ROI_POOL_SCHEMA
+from .base import OPERATORS, ROI_POOL_SCHEMA
 from .blocked import BlockedBackend
 from .blocks import Geometry, Operands
+from .dense_roi_pool import DenseRoiPool
 
 _SETTINGS = "int[2] kernel, int[2] stride, int[2] padding, int[2] dilation"
 
@@ -43,10 +44,11 @@ else:
 _FUSED_TYPES = (torch.float16, torch.bfloat16)
 
 
-class CudaKernels(BlockedBackend):
-    """What `extension` runs on a GPU; the layouts are those of `blocked`."""
+class CudaKernels(BlockedBackend, DenseRoiPool):
+    """What `extension` runs on a GPU; the layouts are those of `blocked` and `dense_roi_pool`."""
 
     name = "extension"
+    operators = frozenset(OPERATORS)
     devices = frozenset({"cuda"})
 
     def unavailable_reasons(self) -> list[str]:
@@ -74,6 +76,12 @@ class CudaKernels(BlockedBackend):
             gradients.input,
             gradients.scale,
         )
+
+    def roi_pool(self, pooling, output) -> None:
+        torch.ops.dcn_backbones._roi_pool(*pooling, output)
+
+    def roi_pool_backward(self, pooling, grad_output, gradients) -> None:
+        torch.ops.dcn_backbones._roi_pool_backward(grad_output, *pooling, *gradients)
 
 
 def _fused_forward(operands: Operands, bias: Tensor | None, output: Tensor) -> bool:

@@ -14,7 +14,7 @@ _LOWEST_SUM = -(2 ** (_LARGEST_EXPONENT + 1))
 
 
 def scale_of(
-    grad_output: Tensor, weight: Tensor, mask: Tensor | None, contributions: int, dtype: torch.dtype
+    grad_output: Tensor, weight: Tensor | None, mask: Tensor | None, contributions: int, dtype: torch.dtype
 ) -> Tensor:
     """A power of two, as a tensor of `dtype` without dimensions, that lets no sum overflow.
 
@@ -22,8 +22,11 @@ def scale_of(
     |weight| `(groups, C_out / groups, columns)` over output channels, times that of the mask; at most
     `contributions` of them meet in a pixel, each with a bilinear weight of at most one. 28,000 of
     them (9 taps of 56 x 56 positions) leave 45 bits for a single one. Nothing is read back to the host.
+    RoI pooling has no weight: a contribution is what a bin adds to a pixel, whatever its points.
     """
-    bound = _finite(weight).double().sum(1).amax() * contributions
+    bound = grad_output.new_full((), contributions, dtype=torch.double)
+    if weight is not None:
+        bound = bound * _finite(weight).double().sum(1).amax()
     for tensor in (grad_output, mask):
         if tensor is not None and tensor.numel():
             bound = bound * _finite(tensor).amax().double()

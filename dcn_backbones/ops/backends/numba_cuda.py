@@ -7,17 +7,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .base import OPERATORS, accumulate_type
 from .blocked import BlockedBackend
 from .blocks import Operands
+from .dense_roi_pool import DenseRoiPool, Pooling
 
 # Numba warns of fewer; blocks that find no work return at once.
 _LEAST_BLOCKS, _MOST_BLOCKS = 128, 2**16
 
 
-class NumbaCudaBackend(BlockedBackend):
+class NumbaCudaBackend(BlockedBackend, DenseRoiPool):
     """Numba is imported when the backend is first asked for on a machine with a GPU."""
 
     name = "numba_cuda"
+    operators = frozenset(OPERATORS)
     devices = frozenset({"cuda"})
     overwrites_grad_columns = True
 
@@ -37,7 +40,8 @@ class NumbaCudaBackend(BlockedBackend):
         kernel = numba_kernels.gather_kernel(_element(input))
         sizes = _sizes(operands, first, columns)
         with self._on_device(input, offset, _or(mask, offset), columns) as (arrays, stream):
-            kernel[_grid(sizes), _block(), stream](*arrays[:3], mask is not None, arrays[3], sizes)
+            grid = _grid(_samples(sizes))
+            kernel[grid, _block(), stream](*arrays[:3], mask is not None, arrays[3], sizes)
 
     def gather_backward(self, operands, first, grad_columns, columns, gradients) -> None:
         from . import numba_kernels
@@ -58,7 +62,32 @@ class NumbaCudaBackend(BlockedBackend):
             _or(gradients.input, offset),
             _or(gradients.scale, offset),
         ) as (arrays, stream):
-            kernel[_grid(sizes), _block(), stream](*arrays, has, sizes)
+            kernel[_grid(_samples(sizes)), _block(), stream](*arrays, has, sizes)
+
+    def roi_pool(self, pooling, output) -> None:
+        from . import numba_roi_kernels
+
+        kernel = numba_roi_kernels.roi_pool_kernel(_element(pooling.input))
+        settings, grid = _roi_settings(pooling), _roi_grid(pooling)
+        with self._on_device(*_roi_arrays(pooling), output) as (arrays, stream):
+            kernel[grid, _block(), stream](*arrays[:4], *settings, arrays[4])
+
+    def roi_pool_backward(self, pooling, grad_output, gradients) -> None:
+        from . import numba_roi_kernels
+
+        element, settings, grid = _element(pooling.input), _roi_settings(pooling), _roi_grid(pooling)
+        wants = gradients.offset is not None, gradients.mask is not None
+        given = (*_roi_arrays(pooling), grad_output)
+        if any(wants):
+            kernel = numba_roi_kernels.roi_positions_kernel(element)
+            filled = _or(gradients.offset, pooling.boxes), _or(gradients.mask, pooling.boxes)
+            with self._on_device(*given, *filled) as (arrays, stream):
+                kernel[grid, _block(), stream](*arrays[:4], *settings, *arrays[4:], wants)
+        if gradients.input is not None:
+            kernel = numba_roi_kernels.roi_scatter_kernel(element, gradients.scale is not None)
+            filled = gradients.input, _or(gradients.scale, pooling.boxes)
+            with self._on_device(*given[1:], *filled) as (arrays, stream):
+                kernel[grid, _block(), stream](*arrays[:3], *settings, *arrays[3:])
 
     @contextlib.contextmanager
     def _on_device(self, *tensors: Tensor) -> Iterator[tuple[list, object]]:
@@ -123,8 +152,40 @@ def _block() -> tuple[int, int]:
     return LANES, SAMPLES
 
 
-def _grid(sizes) -> int:
+def _samples(sizes) -> int:
+    return sizes.rows * sizes.offset_groups * sizes.kernel_height * sizes.kernel_width
+
+
+def _grid(samples: int) -> int:
     from .numba_kernels import SAMPLES
 
-    samples = sizes.rows * sizes.offset_groups * sizes.kernel_height * sizes.kernel_width
     return max(_LEAST_BLOCKS, min(-(-samples // SAMPLES), _MOST_BLOCKS))
+
+
+def _roi_arrays(pooling: Pooling) -> tuple[Tensor, ...]:
+    input, boxes, offset, mask = pooling[:4]
+    return input, boxes, _or(offset, boxes), _or(mask, boxes)
+
+
+def _roi_grid(pooling: Pooling) -> int:
+    return _grid(pooling.regions * pooling.offset_groups * pooling.bins)
+
+
+def _roi_settings(pooling: Pooling) -> tuple:
+    """What the kernels call has, numbers and sizes."""
+    import numpy as np
+
+    from .numba_roi_kernels import RoiSizes
+
+    real = np.float64 if accumulate_type(pooling.input.dtype) == torch.float64 else np.float32
+    sizes = RoiSizes(
+        *pooling.input.shape,
+        pooling.regions,
+        pooling.out_channels,
+        pooling.offset_groups,
+        *pooling.output_size,
+        pooling.sampling_ratio,
+        int(pooling.position_sensitive),
+    )
+    has = pooling.offset is not None, pooling.mask is not None
+    return has, (real(pooling.spatial_scale), real(pooling.gamma)), sizes

@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
 @functools.cache
 def gather_kernel(element: str) -> Callable:
     """(input, offset, mask, has_mask, columns, sizes): `BlockedBackend.gather` for an element type."""
-    real, load, store = _element(element)
+    real, load, store = element_access(element)
     locate, read = _locate(real), _read(real, load)
     one = real(1)
 
@@ -74,9 +74,9 @@ def gather_backward_kernel(element: str, fixed_point: bool) -> Callable:
     `has` says, in this order, whether mask, columns, grad_offset, grad_mask and grad_input are what they
     are called; what is not there is any array of the right type. grad_input begins with its first image.
     """
-    real, load, store = _element(element)
-    locate, read, sum_up = _locate(real), _read(real, load), _sum_over_lanes(real)
-    add = _add_fixed_point(real) if fixed_point else _add
+    real, load, store = element_access(element)
+    locate, read, sum_up = _locate(real), _read(real, load), sum_over_lanes(real)
+    add = addition(real, fixed_point)
     zero, one = real(0), real(1)
 
     @cuda.jit
@@ -218,7 +218,7 @@ def _read(real, load) -> Callable:
     return read
 
 
-def _sum_over_lanes(real) -> Callable:
+def sum_over_lanes(real) -> Callable:
     @cuda.jit(device=True)
     def sum_up(sums, first, second, third):
         """Leave the sums over the lanes of each sample in lane 0; every thread of the block takes part."""
@@ -236,17 +236,17 @@ def _sum_over_lanes(real) -> Callable:
     return sum_up
 
 
-@cuda.jit(device=True)
-def _add(grad_input, corner, channel, value, scale):
-    if corner >= 0:
-        cuda.atomic.add(grad_input, corner + channel, value)
-
-
-def _add_fixed_point(real) -> Callable:
+def addition(real, fixed_point: bool) -> Callable:
+    """Adds atomically to a channel of a pixel; of none where the pixel is -1."""
     half = real(0.5)
 
     @cuda.jit(device=True)
     def add(grad_input, corner, channel, value, scale):
+        if corner >= 0:
+            cuda.atomic.add(grad_input, corner + channel, value)
+
+    @cuda.jit(device=True)
+    def add_fixed_point(grad_input, corner, channel, value, scale):
         if corner < 0:
             return
         if math.isfinite(value):
@@ -256,10 +256,10 @@ def _add_fixed_point(real) -> Callable:
         else:
             cuda.atomic.exch(grad_input, corner + channel, np.int64(NOT_FINITE))
 
-    return add
+    return add_fixed_point if fixed_point else add
 
 
-def _element(name: str) -> tuple[Callable, Callable, Callable]:
+def element_access(name: str) -> tuple[Callable, Callable, Callable]:
     """The type to compute in, how an element is read in it and how it is written.
 
     bfloat16, which neither torch's array interface nor NumPy has, comes as the upper 16 bits of a float32.
