@@ -43,7 +43,15 @@ def test_start_that_does_not_exist_is_an_error(name, plain):
         start_model(plain, name)
 
 
-def test_weights_of_another_network_are_an_error(plain, tmp_path):
-    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="weights are of another model"):
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("test_resnet", {}, "does not fit this .*ResNet, and nothing was loaded; missing: conv1.weight"),
+        ("resnet18", {"channels": [8, 8, 16, 24]}, "weights are of another model: size mismatch for "),
+    ],
+)
+def test_weights_of_another_network_are_an_error(name, settings, message, plain, tmp_path):
+    other = timm.create_model(name, num_classes=3, **settings)
+    save_file(other.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
         start_model(plain, str(tmp_path))
