@@ -22,6 +22,7 @@ SMALLEST = {
     "num_classes": 1,
     "img_size": 1,
     "deform_from_epoch": 0,
+    "modulated_lr_scale": 1,
 }
 
 

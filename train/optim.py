@@ -6,7 +6,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from dcn_backbones.layers import offset_lr_scales
+from dcn_backbones.layers import ModulatedDeformConv2d, offset_lr_scales
 from train.recipe import Recipe
 
 
@@ -16,24 +16,24 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     timm's `param_group_fn` replaces its own weight-decay grouping, so both are done here. Groups of offset
     parameters carry `lr_scale`, which timm's schedulers apply, and have the decay `offset_weight_decay` where
     the recipe sets one. The scale is the recipe's for convolutions (DCNv2 paper, section 3.2: 0.1), the
-    layer's own for RoI pooling.
+    layer's own for RoI pooling. The weights of modulated layers have the scale `modulated_lr_scale` and a
+    decay divided by it, so that they shrink by the same part a step as the others.
     """
-    pooling_scales = offset_lr_scales(model)
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    scales = offset_lr_scales(model)
+    scales |= {name: recipe.offset_lr_scale for name in scales if "conv_offset" in name}
+    modulated = {id(layer.weight) for layer in model.modules() if isinstance(layer, ModulatedDeformConv2d)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not name.endswith(".bias")
-            is_convolution = "conv_offset" in name
-            scale = recipe.offset_lr_scale if is_convolution else pooling_scales.get(name, 1.0)
-            is_offset = is_convolution or name in pooling_scales
-            groups.setdefault((decays, is_offset, scale), []).append(parameter)
+            decay = _weight_decay(recipe, name in scales) if decays else 0.0
+            scale = scales.get(name, 1.0)
+            if id(parameter) in modulated:
+                scale, decay = recipe.modulated_lr_scale, decay / recipe.modulated_lr_scale
+            groups.setdefault((decay, scale), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "weight_decay": _weight_decay(recipe, is_offset) if decays else 0.0,
-            "lr_scale": scale,
-        }
-        for (decays, is_offset, scale), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in groups.items()
     ]
 
 

@@ -81,6 +81,7 @@ class Recipe:
     ema_warmup: bool = False
 
     offset_lr_scale: float = 0.1
+    modulated_lr_scale: float = 1.0  # of modulated weights; 4 lets SGD move doubled ones as plain ones
     offset_weight_decay: float | None = None  # none: weight_decay
     offset_clamp: float = 0.0  # largest |offset|, in pixels of the layer's input; 0 for none
     offset_penalty: float = 0.0  # times the mean squared offset, added to the loss

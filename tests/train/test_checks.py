@@ -16,6 +16,7 @@ from train.train import run
         ({"sched": "sometimes"}, "sched is 'sometimes'"),
         ({"opt": "sdg"}, "opt is 'sdg', expected one of .*sgd"),
         ({"accumulate": 0}, "accumulate is 0, expected at least 1"),
+        ({"modulated_lr_scale": 0.0}, "modulated_lr_scale is 0.0, expected at least 1"),
         ({"teacher_weight": 2.0}, "teacher_weight is 2.0, expected 0 to 1"),
         ({"model": "test_resnet", "model_kwargs": {}, "deform_from_epoch": 2}, "has no deformable layers"),
     ],

@@ -52,6 +52,33 @@ def test_pooling_branches_have_the_learning_rates_of_their_papers():
         assert group_of[id(parameter)]["weight_decay"] == (0.1 if decays else 0.0), name
 
 
+def trained_outputs(layer: nn.Module, recipe: Recipe, image: torch.Tensor) -> torch.Tensor:
+    """What a layer computes after three steps."""
+    optimizer = create_optimizer(layer, recipe)
+    scheduler = create_scheduler(optimizer, recipe, steps_per_epoch=3)
+    for step in range(3):
+        scheduler.step_update(step)
+        optimizer.zero_grad()
+        (layer(image) - 1).square().mean().backward()
+        optimizer.step()
+    return layer(image).detach()
+
+
+def test_scale_of_4_lets_doubled_weights_move_as_plain_ones():
+    conv = nn.Conv2d(3, 4, 3, bias=False).double()
+    image = torch.randn(2, 3, 6, 6, dtype=torch.double)
+    settings = dict(lr=0.2, weight_decay=0.1, momentum=0.9, offset_lr_scale=0.0, epochs=1)
+
+    def deformed(scale: float) -> torch.Tensor:
+        layer = ModulatedDeformConv2d.from_conv2d(conv)
+        return trained_outputs(layer, Recipe(**settings, modulated_lr_scale=scale), image)
+
+    results = deformed(4.0), deformed(1.0)
+    plain = trained_outputs(conv, Recipe(**settings), image)
+    assert torch.allclose(results[0], plain, rtol=1e-9)
+    assert not torch.allclose(results[1], plain, rtol=1e-2)
+
+
 def test_offsets_decay_by_their_own_setting(model):
     recipe = Recipe(weight_decay=0.1, offset_weight_decay=0.0, lr=1.0)
     optimizer = create_optimizer(model, recipe)

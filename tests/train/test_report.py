@@ -54,7 +54,7 @@ def test_continued_log_forgets_what_comes_again(tmp_path):
         for epoch in (1, 2)[done:]:
             report.epoch(epoch, 3 * epoch, {"train_loss": value})
         report.close()
-        time.sleep(1)  # TensorBoard orders a run's files by the second in their names, as processes follow each other
+        time.sleep(1)  # TensorBoard orders files by the second in their names; processes are further apart
     assert [record["train_loss"] for record in read_log(tmp_path / "log.jsonl")] == [1.0, 2.0]
     assert scalars(tmp_path)["epoch/train_loss"] == [(3, 1.0), (6, 2.0)]
 

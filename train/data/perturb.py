@@ -17,8 +17,8 @@ _BILINEAR = {"interpolation": InterpolationMode.BILINEAR}
 class SmoothWarp(nn.Module):
     """Moves pixels by normal displacements at nodes `spacing` pixels apart, and smoothly between them.
 
-    Sizes are pixels: `scale` is the standard deviation at the nodes, `most` the largest displacement. (torchvision's
-    elastic transform blurs a displacement of every pixel, which takes several times as long.)
+    Sizes are pixels: `scale` is the standard deviation at the nodes, `most` the largest displacement.
+    (torchvision's elastic transform blurs a displacement of every pixel, which takes several times as long.)
     """
 
     def __init__(self, spacing: int, scale: float, most: float) -> None:
