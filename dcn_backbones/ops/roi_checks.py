@@ -98,9 +98,9 @@ def check_image_indices(input: Tensor, boxes: Tensor) -> None:
     """On the CPU alone, where reading them is cheap; elsewhere such a box is outside of every image."""
     if boxes.device.type != "cpu" or boxes.shape[0] == 0:
         return
-    lowest, highest = torch.aminmax(boxes[:, 0])
+    lowest, highest = (extreme.item() for extreme in torch.aminmax(boxes[:, 0]))
     if not (lowest >= 0 and highest < input.shape[0]):  # NaN fails too
         raise ValueError(
-            f"boxes has image indices (column 0) from {lowest.item()} to {highest.item()}, expected indices "
-            f"of at least 0 and below {input.shape[0]}, the images of input."
+            f"boxes has image indices (column 0) from {lowest} to {highest}, expected indices of at least 0 "
+            f"and below {input.shape[0]}, the images of input."
         )
