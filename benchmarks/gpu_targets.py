@@ -17,6 +17,7 @@ from dcn_backbones.ops import available_backends
 
 from . import floors, gpu_roi_rows, gpu_rows, models, report, shapes
 from .cpu_targets import Target
+from .roi_peers import Map
 
 # For the deterministic backward; read by cuBLAS with the first product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -56,7 +57,7 @@ def numba_targets(settings: Settings, repeats: int, device: str) -> Figures:
 
 
 def pooling_targets(
-    maps: list[gpu_roi_rows.Map], backward: bool, repeats: int, device: str, types=gpu_roi_rows.TYPES
+    maps: list[Map], backward: bool, repeats: int, device: str, types=gpu_roi_rows.TYPES
 ) -> Figures:
     rows = [gpu_roi_rows.measure(each, dtype, backward, repeats, device) for each in maps for dtype in types]
     name = f"RoI pooling, forward{' + backward' if backward else ''}"

@@ -18,7 +18,8 @@ from .floors import (
     SECOND_LEVEL,
     SUM,
 )
-from .gpu_roi_rows import BINS, MAPS, TYPES, Map, pixels_of_bins
+from .gpu_roi_rows import MAPS, TYPES, pixels_of_bins
+from .roi_peers import BINS, Map
 
 CELLS = BINS[0] * BINS[1]
 REDUCTIONS = 2.5e12  # bytes a second that the second-level cache adds, in vectors of 16; not measured

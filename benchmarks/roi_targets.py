@@ -15,12 +15,12 @@ LIMITS = {"contiguous": 1.5, "channels-last": 1.0}
 
 
 def targets_of(rows: list[dict], direction: str) -> list[Target]:
-    """A line for each format and kind: the worst setting, and all levels of the pyramid together.
+    """A line for each format and kind: the worst map, and all levels of the pyramid together.
 
     With a few regions on a large map, to clear the gradient of the input takes both most of the time; there
     the limit is the same in both formats.
     """
-    pyramid = {setting.name for setting in deform_roi_pool.PYRAMID}
+    pyramid = {map_.name for map_ in deform_roi_pool.PYRAMID}
     (few,) = (row for row in rows if row["setting"] == deform_roi_pool.FEW_REGIONS.name)
     rows = [row for row in rows if row is not few]
     targets = []
@@ -28,7 +28,7 @@ def targets_of(rows: list[dict], direction: str) -> list[Target]:
         for peer, sensitive in (("roi_align", False), ("ps_roi_align", True)):
             chosen = [row for row in rows if row["setting"].startswith("sensitive") == sensitive]
             worst = max(row["ratios"][layout] for row in chosen)
-            targets.append(Target(f"{direction}, {layout}: times {peer}'s, worst setting", worst, limit))
+            targets.append(Target(f"{direction}, {layout}: times {peer}'s, worst map", worst, limit))
         times = [row["milliseconds"] for row in rows if row["setting"] in pyramid]
         ratio = _total(times, f"extension {layout}") / min(
             _total(times, f"torchvision {name}") for name in LIMITS
@@ -51,9 +51,7 @@ def main() -> None:
     targets, rows = [], {}
     for direction, backward in (("forward", False), ("forward + backward", True)):
         repeats = max(3, arguments.repeats // 2) if backward else arguments.repeats
-        rows[direction] = [
-            deform_roi_pool.measure(setting, backward, repeats) for setting in deform_roi_pool.SETTINGS
-        ]
+        rows[direction] = [deform_roi_pool.measure(map_, backward, repeats) for map_ in deform_roi_pool.MAPS]
         print(*map(deform_roi_pool.line, rows[direction]), sep="\n", flush=True)
         targets += targets_of(rows[direction], direction)
     print("\n".join(target.line() for target in targets))

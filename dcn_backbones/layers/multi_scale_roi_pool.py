@@ -28,6 +28,10 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):
     `roi_align(aligned=True)`, as the papers do. So a detector trained with torchvision's pooling sees its
     features half a pixel of the level off.
 
+    `torch.compile(fullgraph=True)` and `torch.export` take it as it is, with any number of boxes. How many of
+    them a level gets depends on their values, where a compilation without ``fullgraph`` breaks the graph
+    unless ``torch._dynamo.config.capture_dynamic_output_shape_ops`` is set.
+
     Args:
         featmap_names: Names of the feature maps to pool from, the finest first.
         pool: Layer that pools; its `spatial_scale` has to be 1, since each level has its own.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floors, gpu_roi_rows, gpu_rows, gpu_targets, roi_floors, shapes
+from benchmarks import floors, gpu_roi_rows, gpu_rows, gpu_targets, roi_floors, roi_peers, shapes
 from dcn_backbones.ops import available_backends, dispatch
 from dcn_backbones.ops.backends.reference import ReferenceBackend
 from dcn_backbones.ops.dispatch import BACKENDS
@@ -43,12 +43,12 @@ def test_a_wrong_result_is_not_reported(monkeypatch, backward):
         gpu_rows.measure(SMALL, 2, backward, 2, "cpu")
 
 
-MAP = gpu_roi_rows.Map(64, (100.0, 400.0), regions=3, channels=8)
+MAP = roi_peers.Map("small", 64, (100.0, 400.0), regions=3, channels=8)
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_pooling_is_held_to_its_worst_row(backward):
-    maps = [MAP, gpu_roi_rows.Map(128, (100.0, 400.0), regions=20, channels=6)]
+    maps = [MAP, roi_peers.Map("few pixels", 128, (100.0, 400.0), regions=20, channels=6)]
     (contiguous, channels_last), rows = gpu_targets.pooling_targets(maps, backward, 2, "cpu")
     assert len(rows) == 2 * len(gpu_roi_rows.TYPES)
     for row in rows:
@@ -135,8 +135,8 @@ def test_pooling_is_not_predicted_to_be_faster_than_its_floor(dtype):
 
 def test_pixels_of_bins_are_those_that_their_points_look_at():
     """Counted one by one, from the positions of two points along an axis."""
-    map_ = gpu_roi_rows.Map(16, (24.0, 640.0), regions=400)
-    boxes = gpu_roi_rows.make_tensors(map_, torch.float32, "contiguous", "cpu")["boxes"]
+    map_ = roi_peers.Map("50x84", 16, (24.0, 640.0), regions=400, batch=2)
+    boxes = roi_peers.make_tensors(map_, channels_last=False)["boxes"]
     counts = []
     for axis in (1, 2):
         start, bin_size = boxes[:, axis] / 16 - 0.5, (boxes[:, axis + 2] - boxes[:, axis]) / 16 / 7

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign, roi_align
@@ -142,12 +143,15 @@ def test_autocast_and_channels_last(layer_class):
 
 
 @pytest.mark.parametrize("layer_class", LAYERS)
-def test_compiles_as_one_graph(layer_class):
-    pool, features = make_pool(layer_class), make_features()
-    expected = pool(features, make_boxes(), IMAGES)  # the first call infers the scales
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(features, make_boxes(), IMAGES), expected)
+def test_compiles_as_one_graph_for_any_number_of_boxes(layer_class):
+    """Its very first call too, which infers the scales."""
+    torch.compiler.reset()
+    pool, features, boxes = make_pool(layer_class), make_features(), make_boxes()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(make_pool(layer_class), fullgraph=True, backend=counter)
+    for listed in (boxes, [b[:2] for b in boxes], [b.repeat(3, 1) for b in boxes], boxes[::-1]):
+        torch.testing.assert_close(compiled(features, listed, IMAGES), pool(features, listed, IMAGES))
+    assert counter.frame_count <= 2  # for these numbers, then for any
 
 
 class Pyramid(nn.Module):
@@ -197,6 +201,24 @@ def test_torchvisions_detectors_take_it_for_their_own(detector_class):
     assert all(layer.offset_fc[2].weight.grad.abs().max() > 0 for layer in layers)
     detections = detector.eval()(images)
     assert [set(found) >= {"boxes", "labels", "scores"} for found in detections] == [True, True]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_detector_trains_in_channels_last():
+    """The pooling and the gradients of the pyramid keep the format, so that nothing around it converts."""
+    found = []
+
+    def watch(pool, arguments, output) -> None:
+        found.append(output)
+        for level in arguments[0].values():
+            level.register_hook(found.append)
+
+    detector = make_detector(FasterRCNN).to(memory_format=torch.channels_last)
+    detector.roi_heads.box_roi_pool.register_forward_hook(watch)
+    target = dict(boxes=torch.tensor([[5.0, 6, 40, 50]]), labels=torch.tensor([1]))
+    sum(detector([torch.rand(3, 64, 80)], [target]).values()).backward()
+    assert len(found) == 4
+    assert all(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in found)
 
 
 def test_a_scale_of_its_own_is_refused():

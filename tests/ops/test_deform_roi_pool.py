@@ -199,15 +199,19 @@ def test_output_strides_are_the_fake_kernels(roi_backend):
             torch.library.opcheck(operator, arguments, test_utils=["test_schema", "test_faketensor"])
 
 
-def test_a_mask_and_groups_where_the_operator_alone_takes_them(roi_backend):
-    """Kernels are written once: offset groups without position-sensitive channels, a mask for each group."""
-    case = RoICase(out_channels=6, offset_groups=3)
-    tensors = case.tensors()
+@pytest.mark.parametrize("position_sensitive", [False, True])
+def test_a_mask_and_groups_where_the_operator_alone_takes_them(roi_backend, position_sensitive):
+    """Kernels are written once: offset groups and a mask for each, whatever the channels."""
+    case = RoICase(out_channels=6, offset_groups=3, position_sensitive=position_sensitive)
     mask = torch.rand(case.regions, 3, *case.output_size, dtype=torch.float64)
-    arguments = [tensors["input"], tensors["boxes"], tensors["offset"], mask]
-    found = torch.ops.dcn_backbones.deform_roi_pool(*arguments, *case.operator_settings, roi_backend)
-    unmodulated = roi_oracles.dense(case, **tensors | dict(mask=None))
-    assert_near(found, unmodulated * mask.repeat_interleave(2, 1), 1e-12)
+    tensors, leaves = with_leaves(case.tensors() | dict(mask=mask))
+    found = torch.ops.dcn_backbones.deform_roi_pool(*tensors.values(), *case.operator_settings, roi_backend)
+    output = roi_oracles.dense(case, **tensors | dict(mask=tensors["mask"].repeat_interleave(2, 1)))
+    assert_near(found, output.detach(), 1e-12)
+    grad_output = torch.randn_like(output)
+    gradients = [torch.autograd.grad(each, list(leaves.values()), grad_output) for each in (found, output)]
+    for name, gradient, expected in zip(leaves, *gradients, strict=True):
+        assert_near(gradient, expected, 1e-11, name)
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.3, 0.07])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcn_backbones.ops import deform_roi_pool, use_backend
 
@@ -164,6 +165,21 @@ def test_per_sample_gradients(roi_backend, sampling_ratio):
             offset = sample.pop("offset").requires_grad_()
             (expected,) = torch.autograd.grad(loss(offset, sample), offset)
             assert_near(found[i], expected, 1e-11)
+
+
+def test_the_traced_formula_takes_any_number_of_regions():
+    """Also where it is differentiated by function transforms, which trace the formula and not the operator."""
+
+    def loss(offset, others):
+        return call(CASE, others | dict(offset=offset)).sin().sum()
+
+    def arguments(regions: int) -> tuple:
+        tensors = replace(CASE, regions=regions).tensors()
+        return tensors.pop("offset"), tensors
+
+    gradient = torch.func.grad(loss)
+    traced = make_fx(gradient, tracing_mode="symbolic")(*arguments(7))
+    assert_near(traced(*arguments(11)), gradient(*arguments(11)), 1e-11)
 
 
 @pytest.mark.parametrize(

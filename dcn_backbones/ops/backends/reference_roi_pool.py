@@ -160,7 +160,7 @@ def _sample(boxes, offset, mask, input_shape, dtype: torch.dtype, settings: _Set
     if offset is not None:
         x, y = offset.to(dtype).unflatten(1, (-1, 2)).unbind(2)  # x comes first
         shifts = [reach[0].unsqueeze(1) * y, reach[1].unsqueeze(1) * x]
-    shape = (len(boxes), _offset_groups(offset, mask), *settings.output_size)
+    shape = (boxes.shape[0], _offset_groups(offset, mask), *settings.output_size)
     taps = [
         list(_taps(axis, start, size, n, shift, length, shape, settings.sampling_ratio))
         for axis, (start, size, n, shift, length) in enumerate(
@@ -180,7 +180,7 @@ def _taps(axis: int, start, size, points, shift, length: int, shape, sampling_ra
     """The taps of all points along an axis, y being axis 0: those that can be inside, and some around."""
     start, size, points = (t[:, None, None, None] for t in (start, size, points))
     bins = torch.arange(shape[2 + axis], device=start.device, dtype=start.dtype)
-    bin_size = size / len(bins)
+    bin_size = size / bins.shape[0]
     first = (start if shift is None else start + shift) + (bins[:, None] if axis == 0 else bins) * bin_size
     first = first.expand(shape)
     divisor = points.clamp(min=1)
@@ -280,4 +280,4 @@ def _parts(input: Tensor, boxes: Tensor, settings: _Settings) -> list[slice]:
     """Slices of the regions, at least one."""
     per_region = _out_channels(input.shape, settings) * _bins(settings)
     step = max(1, _ELEMENTS_OF_A_CHUNK // max(1, per_region))
-    return [slice(first, first + step) for first in range(0, max(1, len(boxes)), step)]
+    return [slice(first, first + step) for first in range(0, max(1, boxes.shape[0]), step)]
