@@ -1,5 +1,8 @@
-"""The comparison that all operator tests use, and where its tolerances come from."""
+"""What all operator tests compare by, and where its tolerances come from."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,6 +32,34 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
     """Of all results by name."""
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def assert_refused(function: Callable, error: type[Exception], words: list[str]) -> None:
+    """By an error of that type: one sentence with these words."""
+    with pytest.raises(error) as raised:
+        function()
+    message = str(raised.value)
+    for word in words:
+        assert word in message
+    assert message.endswith(".") and "\n" not in message
+
+
+def assert_gradients_can_be_batched(output: Tensor, leaves: dict[str, Tensor]) -> None:
+    """Of three directions at once, as vmap of the backward makes them, and of each by itself."""
+    directions, values = torch.randn(3, *output.shape, dtype=output.dtype), list(leaves.values())
+    batched = torch.autograd.grad(output, values, directions, is_grads_batched=True, retain_graph=True)
+    for i, direction in enumerate(directions):
+        single = torch.autograd.grad(output, values, direction, retain_graph=True)
+        for name, found, expected in zip(leaves, batched, single, strict=True):
+            assert_near(found[i], expected, 1e-11, name)
+
+
+def assert_tangents(differentiate: Callable, function: Callable, primal: Tensor, least: float) -> None:
+    """Those of a function are its differences, and at least one is not below `least`."""
+    direction = torch.randn_like(primal)
+    found, step = differentiate(function, primal, direction), 1e-6 * direction
+    assert found.abs().max() > least
+    assert_near(found, (function(primal + step) - function(primal - step)) / 2e-6, 1e-6)
 
 
 def backends_on(

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from .scalar_oracle import indices, interpolate
+
 
 def one_number_at_a_time(
     case, input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | None
@@ -17,7 +19,7 @@ def one_number_at_a_time(
     """The output, each number by the equation itself."""
     kernel_height, kernel_width = case.output_size
     output = torch.zeros(len(boxes), case.out_channels, kernel_height, kernel_width, dtype=torch.float64)
-    for r, c, i, j in _indices(output.shape):
+    for r, c, i, j in indices(output.shape):
         image, x1, y1, x2, y2 = boxes[r].tolist()
         left, top, right, bottom = (number * case.spatial_scale - 0.5 for number in (x1, y1, x2, y2))
         width, height = right - left, bottom - top
@@ -43,14 +45,7 @@ def _interpolate(image: Tensor, p_y: float, p_x: float) -> float:
     height, width = image.shape
     if not (-1 <= p_y <= height and -1 <= p_x <= width):
         return 0.0
-    p_y, p_x = min(max(p_y, 0.0), height - 1.0), min(max(p_x, 0.0), width - 1.0)
-    weights_y = [max(0.0, 1 - abs(q_y - p_y)) for q_y in range(height)]
-    weights_x = [max(0.0, 1 - abs(q_x - p_x)) for q_x in range(width)]
-    return sum(
-        weights_y[q_y] * weights_x[q_x] * float(image[q_y, q_x])
-        for q_y, q_x in _indices((height, width))
-        if weights_y[q_y] * weights_x[q_x] > 0
-    )
+    return interpolate(image, min(max(p_y, 0.0), height - 1.0), min(max(p_x, 0.0), width - 1.0))
 
 
 def dense(case, input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -91,7 +86,3 @@ def _matrix(start: float, size: float, shifts: Tensor, axis: int, length: int, c
     pixels = torch.arange(length, dtype=shifts.dtype, device=shifts.device)
     weights = (1 - (position[..., None] - pixels).abs()).clamp(min=0)
     return torch.where(inside[..., None], weights, 0).mean(-2)
-
-
-def _indices(shape):
-    return torch.cartesian_prod(*(torch.arange(s) for s in shape)).tolist()

@@ -8,7 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcn_backbones.ops import deform_roi_pool, use_backend
 
-from .compare import assert_near, assert_same
+from .compare import assert_gradients_can_be_batched, assert_near, assert_same, assert_tangents
 from .roi_cases import AWKWARD, RoICase, call, with_leaves
 from .test_registration import compiled, count_flops, dual_level, jvp
 
@@ -124,13 +124,7 @@ def test_batched_gradients_equal_a_loop(roi_backend, name):
     tensors, leaves = with_leaves(AWKWARD[name].tensors())
     with use_backend(roi_backend):
         output = call(AWKWARD[name], tensors)
-    directions = torch.randn(3, *output.shape, dtype=torch.float64)
-    values = list(leaves.values())
-    batched = torch.autograd.grad(output, values, directions, is_grads_batched=True, retain_graph=True)
-    for i, direction in enumerate(directions):
-        single = torch.autograd.grad(output, values, direction, retain_graph=True)
-        for leaf, found, expected in zip(leaves, batched, single, strict=True):
-            assert_near(found[i], expected, 1e-11, leaf)
+    assert_gradients_can_be_batched(output, leaves)
 
 
 def test_function_transforms_equal_autograd(roi_backend):
@@ -168,7 +162,7 @@ def test_per_sample_gradients(roi_backend, sampling_ratio):
 
 
 def test_the_traced_formula_takes_any_number_of_regions():
-    """Also where it is differentiated by function transforms, which trace the formula and not the operator."""
+    """Where it is differentiated by function transforms, which trace the formula, not the operator."""
 
     def loss(offset, others):
         return call(CASE, others | dict(offset=offset)).sin().sum()
@@ -189,17 +183,12 @@ def test_the_traced_formula_takes_any_number_of_regions():
 def test_forward_mode_tangents_are_not_zero(roi_backend, differentiate):
     torch.compiler.reset()
     tensors = SMALL.tensors()
-    offset, direction = tensors["offset"], torch.randn_like(tensors["offset"])
 
     def function(offset):
         return call(SMALL, tensors | dict(offset=offset))
 
     with use_backend(roi_backend):
-        found = differentiate(function, offset, direction)
-        step = 1e-6 * direction
-        expected = (function(offset + step) - function(offset - step)) / 2e-6
-    assert found.abs().max() > 0.01
-    assert_near(found, expected, 1e-6)
+        assert_tangents(differentiate, function, tensors["offset"], 0.01)
 
 
 def test_the_operator_refuses_forward_mode():
