@@ -54,8 +54,9 @@ def deform_roi_pool(
     add nothing and get no gradient. So is a box with a coordinate that is not finite and, where its size
     decides the sampling, one without area or in need of more than 32768 points along an axis of a bin.
 
-    Under autocast, the input is cast to the autocast type, and boxes, offset and mask are left as they are,
-    since positions need the precision. Function transforms and forward mode run the plain PyTorch formula.
+    Half types are pooled in float32, on the CPU from a copy of the whole input. Under autocast, the input is
+    cast to the autocast type, and boxes, offset and mask are left as they are, since positions need the
+    precision. Function transforms and forward mode run the plain PyTorch formula.
 
     Raises:
         ValueError: a shape, a size or a device does not fit the others; on the CPU, a box of no image.
