@@ -15,7 +15,7 @@ LIMITS = {"contiguous": 1.5, "channels-last": 1.0}
 
 
 def targets_of(rows: list[dict], direction: str) -> list[Target]:
-    """A line for each format and kind: the worst map, and all levels of the pyramid together.
+    """A line for each format and kind: the worst setting, and all levels of the pyramid together.
 
     With a few regions on a large map, to clear the gradient of the input takes both most of the time; there
     the limit is the same in both formats.
@@ -28,7 +28,7 @@ def targets_of(rows: list[dict], direction: str) -> list[Target]:
         for peer, sensitive in (("roi_align", False), ("ps_roi_align", True)):
             chosen = [row for row in rows if row["setting"].startswith("sensitive") == sensitive]
             worst = max(row["ratios"][layout] for row in chosen)
-            targets.append(Target(f"{direction}, {layout}: times {peer}'s, worst map", worst, limit))
+            targets.append(Target(f"{direction}, {layout}: times {peer}'s, worst setting", worst, limit))
         times = [row["milliseconds"] for row in rows if row["setting"] in pyramid]
         ratio = _total(times, f"extension {layout}") / min(
             _total(times, f"torchvision {name}") for name in LIMITS

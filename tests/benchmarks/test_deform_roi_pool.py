@@ -72,10 +72,10 @@ def test_the_lines_are_the_worst_setting_and_the_whole_pyramid():
     rows = [row("50x84", 2, 1), row("sensitive", 1, 4), row(deform_roi_pool.FEW_REGIONS.name, 3, 1)]
     rows += [row(map_.name, 1 + i, 10) for i, map_ in enumerate(deform_roi_pool.PYRAMID)]
     lines = {target.name: target for target in roi_targets.targets_of(rows, "forward")}
-    worst = lines["forward, contiguous: times roi_align's, worst map"]
+    worst = lines["forward, contiguous: times roi_align's, worst setting"]
     assert worst.figure == 2 and not worst.passes
     few = lines["forward, contiguous: times roi_align's, 4 regions on 200x336"]
     assert few.figure == 3 and not few.passes
-    assert lines["forward, channels-last: times ps_roi_align's, worst map"].figure == 0.25
+    assert lines["forward, channels-last: times ps_roi_align's, worst setting"].figure == 0.25
     pyramid = lines["forward, channels-last: times roi_align's, all of FPN"]
     assert pyramid.figure == pytest.approx(10 / 40) and pyramid.passes
