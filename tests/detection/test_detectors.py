@@ -72,8 +72,9 @@ def test_images_without_objects_train(images, targets):
     assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == losses["loss_mask"] == 0
 
 
-def test_half_precision(images, targets):
-    detector = small_faster_rcnn()()
+@pytest.mark.parametrize("kind", ["modulated", "align", "max"])
+def test_half_precision(kind, images, targets):
+    detector = small_faster_rcnn(box_pool=kind)()
     with torch.autocast("cpu", torch.bfloat16):
         losses = detector(images, targets)
         detections = detector.eval()(images)
@@ -81,6 +82,16 @@ def test_half_precision(images, targets):
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad.isfinite().all() for parameter in detector.parameters())
     assert all(len(of_image["boxes"]) and of_image["boxes"].isfinite().all() for of_image in detections)
+
+
+def test_half_precision_does_not_round_positions(images):
+    detector = small_faster_rcnn(backbone="resnet18", box_pool="align")().eval()
+    proposals = []
+    detector.rpn.register_forward_hook(lambda _, inputs, output: proposals.extend(output[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        detections = detector(images[:1])
+    for boxes in (proposals[0], detections[0]["boxes"]):
+        assert boxes.dtype == torch.float32 and (boxes != boxes.bfloat16()).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("neck", ["fpn", "c5"])
