@@ -1,6 +1,7 @@
 """timm's networks as backbones of torchvision's detectors: under a pyramid, or with the papers' conv5."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -88,7 +89,12 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
     """
     dilation = {"output_stride": 16} if settings.neck == "c5" else {}
     indices = _OUT_INDICES[settings.neck]
-    arguments = {**dilation, **settings.backbone_args, "features_only": True, "out_indices": indices}
+    arguments = {
+        **dilation,
+        **_loadable(settings.backbone_args),
+        "features_only": True,
+        "out_indices": indices,
+    }
     body = timm.create_model(settings.backbone, **arguments)
     if body.feature_info.reduction() != _REDUCTIONS[settings.neck]:
         raise ValueError(
@@ -98,6 +104,16 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
     body = _with_norm(body, settings.norm)
     freeze_stages(body, settings.trainable_backbone_layers)
     return PyramidBackbone(body) if settings.neck == "fpn" else DilatedBackbone(body)
+
+
+def _loadable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``checkpoint_path`` as pretrained weights: timm converts those, and leaves their classifier out."""
+    arguments = dict(arguments)
+    path = arguments.pop("checkpoint_path", None)
+    if path:
+        overlay = {**arguments.get("pretrained_cfg_overlay", {}), "file": str(path)}
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    return arguments
 
 
 def freeze_stages(body: nn.Module, trainable: int) -> None:

@@ -191,6 +191,7 @@ def test_a_detector_is_torchvisions_class():
         (dict(box_pool="roi"), "box_pool='roi' is not known; expected one of max, align, deform, modulated"),
         (dict(norm="group"), "norm='group' is not known"),
         (dict(mimic="all"), "mimic='all' is not known; expected one of None, foreground, background, both"),
+        (dict(backbone_args={"act_layer": nn.ReLU}), "backbone_args cannot be written to a file"),
         (dict(num_classes=1), "num_classes=1 leaves no class beside the background"),
         (dict(neck="fpn", anchor_sizes=(32, 64)), "has 2 sizes; expected 5"),
         (dict(trainable_backbone_layers=6), "trainable_backbone_layers=6, but the backbone has 5 stages"),
