@@ -85,7 +85,8 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
     """The network, its batch norm and its frozen stages, under the neck of the settings.
 
     Raises:
-        ValueError: When the network has other strides than the neck needs, or fewer stages than are trained.
+        ValueError: When timm has no such network, or it has other strides than the neck needs or fewer stages
+            than are trained.
     """
     dilation = {"output_stride": 16} if settings.neck == "c5" else {}
     indices = _OUT_INDICES[settings.neck]
@@ -95,7 +96,15 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
         "features_only": True,
         "out_indices": indices,
     }
-    body = timm.create_model(settings.backbone, **arguments)
+    try:
+        body = timm.create_model(settings.backbone, **arguments)
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+    ) as error:  # an unknown name, an argument it does not have
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"backbone {settings.backbone!r} cannot be built: {reason}.") from error
     if body.feature_info.reduction() != _REDUCTIONS[settings.neck]:
         raise ValueError(
             f"backbone {settings.backbone!r} has its last maps at strides {body.feature_info.reduction()}; "

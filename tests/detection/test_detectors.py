@@ -195,9 +195,11 @@ def test_a_detector_is_torchvisions_class():
         (dict(num_classes=1), "num_classes=1 leaves no class beside the background"),
         (dict(neck="fpn", anchor_sizes=(32, 64)), "has 2 sizes; expected 5"),
         (dict(trainable_backbone_layers=6), "trainable_backbone_layers=6, but the backbone has 5 stages"),
+        (dict(backbone="resnet19"), "backbone 'resnet19' cannot be built: Unknown model"),
+        (dict(backbone_args={"colour": 1}), "backbone 'dcnv2_resnet18' cannot be built: .*colour"),
         (dict(backbone_args={"output_stride": 32}), r"maps at strides \[16, 32\]; expected \[16, 16\]"),
     ],
 )
 def test_what_does_not_fit_is_named(settings, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        faster_rcnn("dcnv2_resnet18", **settings)
+        faster_rcnn(**{"backbone": "dcnv2_resnet18", **settings})
