@@ -18,6 +18,7 @@ LABELS = torch.tensor([0, 3, -1, 1, 0, 2, 0])
 @pytest.fixture(scope="module")
 def plain() -> nn.Module:
     """The control: a regular network with mimicking; treat it as read-only."""
+    torch.manual_seed(0)
     return small_faster_rcnn(backbone="resnet18", box_pool="align", mimic="foreground", mimic_regions=2)()
 
 
