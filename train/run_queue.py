@@ -30,10 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import list_checkpoints
-from train.recipe import Recipe, load_recipe, read_yaml
+from train.recipe import load_recipe, read_yaml
+from train.results import headline
+from train.settings import TrainingSettings
 from train.signals import INTERRUPTED, StopSignals
 
 LOCK = ".lock"
+SCRIPTS = {"classification": "train.py", "detection": "detect.py"}  # of each recipe's task
 
 
 @dataclass
@@ -49,9 +52,9 @@ class QueuedRun:
     def folder(self) -> Path:
         return Path(self.output or Path("runs") / Path(self.config).stem)
 
-    def recipe(self, settings: Sequence[str]) -> Recipe:
+    def recipe(self, settings: Sequence[str]) -> TrainingSettings:
         """The recipe as it will be trained, with `settings` of all runs; raises ValueError or OSError."""
-        return load_recipe(self.config, [*self.overrides, *settings])
+        return load_recipe(self.config, [*self.overrides, *settings], task=None)
 
     def command(self, settings: Sequence[str]) -> list[str]:
         """What trains this run."""
@@ -59,7 +62,7 @@ class QueuedRun:
         return [
             sys.executable,
             *(launcher if self.processes > 1 else []),
-            str(Path(__file__).with_name("train.py")),
+            str(Path(__file__).with_name(SCRIPTS[self.recipe(settings).task])),
             *("--config", self.config, "--output", str(self.folder)),
             *self.overrides,
             *settings,
@@ -110,7 +113,7 @@ def describe_state(run: QueuedRun, settings: Sequence[str] = ()) -> str:
     """How far a run is, read from its folder."""
     if is_done(run):
         result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-        return f"done, top-1 {result['top1']:.2f} %"
+        return f"done, {headline(result)}"
     with locked(run.folder) as free:
         state = "stopped" if free else "running"
     checkpoints = list_checkpoints(run.folder)

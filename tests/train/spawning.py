@@ -18,7 +18,7 @@ from train.checkpoint import list_checkpoints
 from train.recipe import Recipe, save_recipe
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["train.train"])
+context.set_forkserver_preload(["train.train", "train.detect"])
 
 DEADLINE = 60.0  # seconds, for what takes two
 
