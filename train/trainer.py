@@ -60,7 +60,7 @@ class Trainer(ABC):
         self.step_images = step_images(recipe, world.size)
         self.progress, self.random_state = Progress(), None
         self.learner = self._start_learner(checkpoint)
-        world.on_first(self._prepare_output)
+        world.on_first(self.prepare_output)
         self.report = Report(
             output, self.progress.epoch, self.steps_done, dataclasses.asdict(recipe), wandb, world.is_first
         )
@@ -69,7 +69,8 @@ class Trainer(ABC):
     def steps_done(self) -> int:
         return self.progress.epoch * self.steps_per_epoch + self.progress.images // self.step_images
 
-    def _prepare_output(self) -> None:
+    def prepare_output(self) -> None:
+        """Make the folder of the run, in the first process."""
         self.output.mkdir(parents=True, exist_ok=True)
         save_recipe(self.recipe, self.output / RECIPE)
 

@@ -15,6 +15,7 @@ from spawning import DEADLINE, finish, free_port, start_processes, wait_until
 from torch import nn
 
 from train.checkpoint import WEIGHTS, list_checkpoints, load_state
+from train.classification import ClassificationLearner
 from train.data import create_train_loader
 from train.distribution import World
 from train.losses import Criterion

@@ -33,7 +33,7 @@ class EpochLoader:
         self.order.epoch, self.order.first_batch = epoch, first_batch
 
     def place(self, number: int) -> int:
-        """A batch of the epoch counted over all ranks, as one process that accumulates their batches counts."""
+        """A batch of the epoch counted over all ranks, as one process that accumulates them counts."""
         ranks = self.order.global_batch // self.order.batch_size
         return number * ranks + self.order.rank
 

@@ -22,7 +22,7 @@ TOLERANCE = 1.0  # pixels
 
 
 def check_tables(file: Path, content: Any) -> None:
-    """Raise ValueError unless the three lists are there, with the keys that are needed and ids of their own."""
+    """Raise ValueError unless the three lists are there, with what is needed and with ids of their own."""
     for table, keys in KEYS.items():
         records = content.get(table) if isinstance(content, dict) else None
         if not isinstance(records, list):
@@ -40,6 +40,8 @@ def check_tables(file: Path, content: Any) -> None:
 def _check_ids(file: Path, table: str, ids: list[Any]) -> None:
     seen = set()
     for number in ids:
+        if not isinstance(number, int):
+            raise ValueError(f"{table} of {file} have the id {number!r}, expected a whole number")
         if number in seen:
             raise ValueError(f"{table} of {file} have the id {number} twice, expected an id for each")
         seen.add(number)
@@ -63,7 +65,7 @@ def check_annotations(
 
 
 def check_image_files(file: Path, folder: Path, images: list[dict[str, Any]]) -> None:
-    """Raise ValueError for an image that is missing, cannot be opened, or has another size than the file says.
+    """Raise ValueError for an image that is missing, cannot be opened, or has another size than it should.
 
     Only headers are read: damage behind them shows in training, up to the recipe's limit.
     """
@@ -72,8 +74,8 @@ def check_image_files(file: Path, folder: Path, images: list[dict[str, Any]]) ->
     missing = [image for image in images if not (folder / image["file_name"]).is_file()]
     if missing:
         raise ValueError(
-            f"image {missing[0]['id']} of {file} is missing: {folder / missing[0]['file_name']} does not exist "
-            f"({len(missing)} of {len(images)} images)"
+            f"image {missing[0]['id']} of {file} is missing: {folder / missing[0]['file_name']} does not "
+            f"exist ({len(missing)} of {len(images)} images)"
         )
     for image in tqdm(images, desc="checking images", disable=None, leave=False):
         _check_header(file, folder / image["file_name"], image)
@@ -84,8 +86,8 @@ def _check_header(file: Path, path: Path, image: dict[str, Any]) -> None:
         with Image.open(path) as opened:
             size = opened.size
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
-        reason = "it is empty" if path.stat().st_size == 0 else error
-        raise ValueError(f"{describe_damage(f'{image["id"]} of {file} ({path})', reason)}") from error
+        reason = ValueError("the file is empty") if path.stat().st_size == 0 else error
+        raise ValueError(describe_damage(f"{image['id']} of {file} ({path})", reason)) from error
     if size != (image["width"], image["height"]):
         raise ValueError(
             f"image {image['id']} of {file} is {size[0]}x{size[1]} pixels ({path}), expected "
@@ -96,7 +98,7 @@ def _check_header(file: Path, path: Path, image: dict[str, Any]) -> None:
 def usable_boxes(
     file: Path, annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], limit: int
 ) -> Iterator[dict[str, Any]]:
-    """The annotations with boxes clipped to their images; raises ValueError for more than `limit` bad ones."""
+    """The annotations, boxes clipped to their images; raises ValueError for more than `limit` bad ones."""
     bad = 0
     for annotation in annotations:
         image = images[annotation["image_id"]]
@@ -127,5 +129,5 @@ def _box_problem(box: Any, width: int, height: int) -> str:
 def _clipped(box: list[float], width: int, height: int) -> list[float]:
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = min(box[0] + box[2], width), min(box[1] + box[3], height)
-    inside = left == box[0] and top == box[1] and right < width and bottom < height
+    inside = (left, top, right, bottom) == (box[0], box[1], box[0] + box[2], box[1] + box[3])
     return list(box) if inside else [left, top, right - left, bottom - top]

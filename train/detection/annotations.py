@@ -41,8 +41,8 @@ class Annotations:
 def read_annotations(file: Path, folder: Path, masks: bool = False, max_bad_boxes: int = 0) -> Annotations:
     """Read a COCO JSON whose images are in `folder`; without `masks` it may lack segmentations.
 
-    `ignore: 1` marks difficult objects, `iscrowd: 1` regions of many. Up to `max_bad_boxes` boxes without area
-    or outside of their image are named and left out.
+    `ignore: 1` marks difficult objects, `iscrowd: 1` regions of many. Up to `max_bad_boxes` boxes without
+    area or outside of their image are named and left out.
 
     Raises ValueError, in one sentence with the file and the id, for anything that cannot be trained on.
     """
@@ -81,7 +81,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
-    """The record with everything that COCO's evaluation asks for; `ignore` is its own word for something else."""
+    """The record with all that COCO's evaluation asks for, which has its own use for the key `ignore`."""
     x, y, width, height = annotation["bbox"]
     return {
         "area": width * height,

@@ -32,8 +32,8 @@ class DetectionBatch(NamedTuple):
 
     Attributes:
         images: Each (3, H, W) float32 in 0 to 1, of sizes of their own.
-        targets: `boxes` (n, 4) float32 [x1, y1, x2, y2] in pixels, `labels` (n,) int64 from 1 and, if there
-            are any, `masks` (n, H, W) uint8.
+        targets: `boxes` (n, 4) float32 [x1, y1, x2, y2] in pixels, `labels` (n,) int64 from 1, `image_id` and
+            for a detector of masks `masks` (n, H, W) uint8.
         seed: Of the proposals that the detector draws: the same for any number of processes.
     """
 
@@ -70,6 +70,7 @@ class DetectionSource(Dataset):
                 torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
             ),
             "labels": torch.tensor([self.annotations.label(box["category_id"]) for box in objects]).long(),
+            "image_id": torch.tensor(record["id"]),
         }
         if self.masks:
             masks = [decode_mask(box["segmentation"], *size) for box in objects]
@@ -101,14 +102,11 @@ class DetectionTrainingImages(TrainingImages):
 
 
 class DetectionEvaluationImages(EvaluationImages):
-    """Every image by its index, (3, H, W) uint8, with its COCO record as the target."""
+    """Every image by its index, (3, H, W) uint8, with its id as the target."""
 
     def prepare(self, image: Image.Image, target: Target) -> tuple[Tensor, int]:
-        return v2.functional.pil_to_tensor(image), target
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        return sample._replace(target=self.source.annotations.images[index])
+        """The image as it is."""
+        return v2.functional.pil_to_tensor(image), int(target["image_id"])
 
 
 def train_transform(short_sides: list[int], max_size: int, hflip: float) -> v2.Transform:
@@ -155,12 +153,12 @@ def create_train_loader(
 ) -> DetectionTrainLoader:
     """Shuffled, augmented batches of `recipe.batch_size`, the rank's part of each global batch.
 
-    `sizes` are the detector's own shorter sides, which the recipe's replace, and its longest side.
+    `sizes` are the shorter sides, one of which is drawn for each image, and the longest side, in pixels.
     """
     order = TrainingOrder(len(source), recipe.batch_size, recipe.seed, 1, rank, world_size)
     if len(order) == 0:
         raise ValueError(f"the training images fill no batch, expected at least {order.global_batch}")
-    transform = train_transform(recipe.short_sides or sizes[0], sizes[1], recipe.hflip)
+    transform = train_transform(*sizes, recipe.hflip)
     images = DetectionTrainingImages(source, transform, recipe.seed, recipe.max_damaged)
     return DetectionTrainLoader(recipe, _batches(recipe, images, order), order)
 
@@ -168,7 +166,7 @@ def create_train_loader(
 def create_val_loader(
     recipe: DetectionRecipe, source: DetectionSource, rank: int = 0, world_size: int = 1
 ) -> Iterable[Batch]:
-    """One rank's images, each a batch of its own: beside larger ones it would be padded, and measured otherwise."""
+    """One rank's images, each a batch of its own: padding to the size of others would change what is found."""
     images = DetectionEvaluationImages(source, None)
     return _batches(recipe, images, rank_share(len(source), 1, rank, world_size))
 
