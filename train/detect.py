@@ -21,7 +21,7 @@ from dcn_backbones.detection import save_detector
 from train.detection.annotations import Annotations
 from train.detection.checks import check_recipe
 from train.detection.data import DetectionSource, as_float, create_train_loader, create_val_loader
-from train.detection.detectors import make_detector, start_detector, training_sizes
+from train.detection.detectors import make_detector, start_detector
 from train.detection.evaluation import evaluate_detector
 from train.detection.learner import DetectionLearner
 from train.detection.recipe import DetectionRecipe
@@ -58,7 +58,7 @@ class DetectionTrainer(Trainer):
         place = self.world.rank, self.world.size
         source = DetectionSource(training, masks=recipe.detector == "mask_rcnn")
         return (
-            create_train_loader(recipe, source, training_sizes(recipe), *place),
+            create_train_loader(recipe, source, *place),
             create_val_loader(recipe, DetectionSource(validation, masks=False), *place),
         )
 
@@ -119,5 +119,9 @@ def run(recipe: DetectionRecipe, output: Path, resume: str = "auto", wandb: bool
     return run_training(DetectionTrainer, recipe, output, resume, wandb)
 
 
+def main() -> None:
+    launch(__doc__, run, "detection")
+
+
 if __name__ == "__main__":
-    run_command(lambda: launch(__doc__, run, "detection"))
+    run_command(main)

@@ -96,5 +96,9 @@ def run(recipe: Recipe, output: Path, resume: str = "auto", wandb: bool = False)
     return run_training(ClassificationTrainer, recipe, output, resume, wandb)
 
 
+def main() -> None:
+    launch(__doc__, run, "classification")
+
+
 if __name__ == "__main__":
-    run_command(lambda: launch(__doc__, run, "classification"))
+    run_command(main)

@@ -8,8 +8,8 @@ from train.detection.recipe import DetectionRecipe
 def check_recipe(recipe: DetectionRecipe) -> None:
     """Raise ValueError, in one sentence, for a value that no run can have."""
     check_settings(recipe)
-    if any(side < 1 for side in recipe.short_sides):
-        raise ValueError(f"short_sides is {recipe.short_sides}, expected numbers of pixels")
+    if not recipe.min_size or min(recipe.min_size) < 1:
+        raise ValueError(f"min_size is {recipe.min_size}, expected numbers of pixels")
     if recipe.max_bad_boxes < 0:
         raise ValueError(f"max_bad_boxes is {recipe.max_bad_boxes}, expected at least 0")
     detector_settings(recipe)

@@ -109,12 +109,12 @@ class DetectionEvaluationImages(EvaluationImages):
         return v2.functional.pil_to_tensor(image), int(target["image_id"])
 
 
-def train_transform(short_sides: list[int], max_size: int, hflip: float) -> v2.Transform:
+def train_transform(min_size: list[int], max_size: int, hflip: float) -> v2.Transform:
     """A flip, and a size whose shorter side is drawn and whose longer one is at most `max_size`.
 
     Sizes change as the detector changes them in evaluation, without antialiasing.
     """
-    resize = v2.RandomShortestSize(short_sides, max_size=max_size, antialias=False)
+    resize = v2.RandomShortestSize(min_size, max_size=max_size, antialias=False)
     return v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(hflip), resize])
 
 
@@ -149,16 +149,13 @@ def as_float(image: Tensor, device: torch.device) -> Tensor:
 
 
 def create_train_loader(
-    recipe: DetectionRecipe, source: DetectionSource, sizes: tuple[list[int], int], rank: int, world_size: int
+    recipe: DetectionRecipe, source: DetectionSource, rank: int = 0, world_size: int = 1
 ) -> DetectionTrainLoader:
-    """Shuffled, augmented batches of `recipe.batch_size`, the rank's part of each global batch.
-
-    `sizes` are the shorter sides, one of which is drawn for each image, and the longest side, in pixels.
-    """
+    """Shuffled, augmented batches of `recipe.batch_size`, the rank's part of each global batch."""
     order = TrainingOrder(len(source), recipe.batch_size, recipe.seed, 1, rank, world_size)
     if len(order) == 0:
         raise ValueError(f"the training images fill no batch, expected at least {order.global_batch}")
-    transform = train_transform(*sizes, recipe.hflip)
+    transform = train_transform(recipe.min_size, recipe.max_size, recipe.hflip)
     images = DetectionTrainingImages(source, transform, recipe.seed, recipe.max_damaged)
     return DetectionTrainLoader(recipe, _batches(recipe, images, order), order)
 
@@ -166,7 +163,7 @@ def create_train_loader(
 def create_val_loader(
     recipe: DetectionRecipe, source: DetectionSource, rank: int = 0, world_size: int = 1
 ) -> Iterable[Batch]:
-    """One rank's images, each a batch of its own: padding to the size of others would change what is found."""
+    """One rank's images, each a batch of its own: padded to others' sizes they would be seen otherwise."""
     images = DetectionEvaluationImages(source, None)
     return _batches(recipe, images, rank_share(len(source), 1, rank, world_size))
 

@@ -21,17 +21,12 @@ DESCRIPTION = "detector.json"  # in a folder that `save_detector` has written
 
 def detector_settings(recipe: DetectionRecipe, num_classes: int = 2) -> DetectorSettings:
     """The settings of the recipe's detector; raises ValueError for one that does not exist or fit."""
+    own = {name: getattr(recipe, name) for name in ("neck", "box_pool", "norm", "min_size", "max_size")}
+    own |= {"architecture": recipe.detector, "backbone": recipe.backbone, "mimic": recipe.mimic or None}
     try:
-        return DetectorSettings(recipe.detector, recipe.backbone, num_classes, **recipe.detector_kwargs)
+        return DetectorSettings(num_classes=num_classes, **own, **recipe.detector_kwargs)
     except TypeError as error:
         raise ValueError(f"detector_kwargs is {recipe.detector_kwargs}: {error}") from error
-
-
-def training_sizes(recipe: DetectionRecipe) -> tuple[list[int], int]:
-    """The shorter sides, one of which training draws for each image, and the longest side, in pixels."""
-    settings = detector_settings(recipe)
-    own = settings.min_size if isinstance(settings.min_size, list) else [settings.min_size]
-    return recipe.short_sides or own, settings.max_size
 
 
 def make_detector(recipe: DetectionRecipe, num_classes: int) -> FasterRCNN:

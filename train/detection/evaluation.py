@@ -32,10 +32,11 @@ def evaluate_detector(
 ) -> dict[str, float]:
     """Average precision in percent over the images of `loader`, in each process its share.
 
-    Returns COCO's `AP`, `AP50`, `AP75`, `AP_small`, `AP_medium` and `AP_large`, the same of masks with `mask_`
-    in front, and of VOC `voc_AP50` and `voc_AP70` (area under the curve) and `voc07_AP50` and `voc07_AP70`
-    (eleven points). Raises DamagedImageError for more than `max_damaged` images that cannot be decoded; fewer
-    are left out. Raises Interrupted in all processes when `signals` has received one in any.
+    Returns COCO's `AP`, `AP50`, `AP75`, `AP_small`, `AP_medium` and `AP_large`, the same of masks under
+    `mask_AP` and so on, and VOC's `voc_AP50` and `voc_AP70` (area under the curve), `voc07_AP50` and
+    `voc07_AP70` (eleven points). Raises DamagedImageError for more than `max_damaged` images that cannot be
+    decoded, of which fewer are left out, and Interrupted in all processes when `signals` has received one in
+    any.
     """
     start = time.perf_counter()
     found = detect(model, loader, annotations, world, amp_dtype, max_damaged, signals)

@@ -16,9 +16,17 @@ class DetectionRecipe(TrainingSettings):
     """
 
     task: str = "detection"
+    # fields of `DetectorSettings`, which says what they mean; detector_kwargs has any of the others
     detector: str = "faster_rcnn"  # or "mask_rcnn"
     backbone: str = "dcnv2_resnet50"
-    detector_kwargs: dict[str, Any] = field(default_factory=dict)  # fields of `DetectorSettings`
+    neck: str = "c5"
+    box_pool: str = "modulated"
+    norm: str = "frozen"
+    mimic: str = ""  # "foreground" for R-CNN feature mimicking
+    # of an image's shorter side: training draws one, evaluation takes the last
+    min_size: list[int] = field(default_factory=lambda: [800])
+    max_size: int = 1333
+    detector_kwargs: dict[str, Any] = field(default_factory=dict)
 
     # below data_dir: COCO JSON and the folder with its images
     train_annotations: str = "annotations/instances_train2017.json"
@@ -26,7 +34,6 @@ class DetectionRecipe(TrainingSettings):
     val_annotations: str = "annotations/instances_val2017.json"
     val_images: str = "val2017"
     max_bad_boxes: int = 0  # boxes without area or outside their image that are left out
-    short_sides: list[int] = field(default_factory=list)  # drawn from in training; none: the detector's own
 
     workers: int = 2
     batch_size: int = 2
@@ -42,4 +49,4 @@ class DetectionRecipe(TrainingSettings):
     channels_last: bool = False
 
     # Another value is another network, which cannot take the weights of a checkpoint.
-    identity = ("task", "detector", "backbone", "detector_kwargs")
+    identity = ("task", "detector", "backbone", "neck", "box_pool", "norm", "mimic", "detector_kwargs")

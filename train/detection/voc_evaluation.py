@@ -81,7 +81,7 @@ def _average_precision(right: np.ndarray, objects: int, eleven_points: bool) -> 
     precision = np.concatenate([[0.0], found / np.arange(1, len(found) + 1), [0.0]])
     best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
     if eleven_points:
-        points = np.linspace(0, 1, 11)
+        points = np.arange(11) / 10  # of linspace some are above a recall that is equal
         at_points = [best[1:-1][recall[1:-1] >= point].max(initial=0.0) for point in points]
         return float(np.mean(at_points))
     return float(np.sum(np.diff(recall) * best[1:]))

@@ -75,13 +75,9 @@ def detection_recipe(rectangles: Path) -> Callable[..., DetectionRecipe]:
 
     def make(**settings) -> DetectionRecipe:
         detector = {
-            "neck": "fpn",
-            "backbone_args": {"channels": [8, 8, 16, 16]},
+            "backbone_args": {"channels": [8, 8, 16, 16], "zero_init_last": False},
             "trainable_backbone_layers": 5,
-            "box_pool": "align",
-            "min_size": SIDE,
-            "max_size": 2 * SIDE,
-            "anchor_sizes": [16, 24, 32, 48, 64],
+            "anchor_sizes": [24, 40],
             "rpn_post_nms_top_n_train": 32,
             "rpn_post_nms_top_n_test": 32,
             "box_batch_size_per_image": 16,
@@ -89,6 +85,9 @@ def detection_recipe(rectangles: Path) -> Callable[..., DetectionRecipe]:
         }
         defaults = {
             "backbone": "dcnv2_resnet18",
+            "box_pool": "align",
+            "min_size": [SIDE],
+            "max_size": 2 * SIDE,
             "detector_kwargs": detector,
             "data_dir": str(rectangles),
             "train_annotations": "train.json",

@@ -7,7 +7,7 @@ from train.data.sources import DamagedImageError
 from train.detection.annotations import read_annotations
 from train.detection.data import DetectionSource, create_train_loader, create_val_loader, decode_mask
 
-SIZES = ([48, 64, 96], 128)
+SIZES = [48, 64, 96]
 
 
 @pytest.fixture
@@ -16,7 +16,8 @@ def source(rectangles):
 
 
 def train_batches(recipe, source, rank=0, world_size=1, epoch=1, first_batch=0):
-    loader = create_train_loader(recipe, source, SIZES, rank, world_size)
+    recipe.min_size = SIZES
+    loader = create_train_loader(recipe, source, rank, world_size)
     loader.set_epoch(epoch, first_batch)
     return list(loader)
 
@@ -64,7 +65,7 @@ def test_boxes_and_masks_follow_flips_and_sizes(detection_recipe, source):
             overlap = (inside & area).sum() / (inside | area).sum()
             assert overlap > 0.9
         seen += 1
-    assert sizes == set(SIZES[0]) and seen > 5
+    assert sizes == set(SIZES) and seen > 5
 
 
 def test_images_without_objects_have_empty_targets(source):
