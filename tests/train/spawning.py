@@ -27,8 +27,10 @@ context.set_forkserver_preload(list(SCRIPTS.values()))
 DEADLINE = 60.0  # seconds, for what takes two
 
 
-def start_run(recipe: TrainingSettings, output: Path, *arguments: str, file_limit: int | None = None) -> BaseProcess:
-    """The script of a recipe's task; stderr goes to `OUTPUT.stderr`. `file_limit` is the largest file, in bytes."""
+def start_run(
+    recipe: TrainingSettings, output: Path, *arguments: str, file_limit: int | None = None
+) -> BaseProcess:
+    """The script of a recipe's task; stderr goes to `OUTPUT.stderr`. `file_limit` is of a file, in bytes."""
     config = output.with_suffix(".yaml")
     save_recipe(recipe, config)
     command = ["train.py", "--config", str(config), "--output", str(output), *arguments]

@@ -17,12 +17,13 @@ from train.offsets import constrain_offsets
 from train.settings import TrainingSettings
 
 DESCRIPTION = "detector.json"  # in a folder that `save_detector` has written
+SETTINGS = ("backbone", "neck", "box_pool", "norm", "trainable_backbone_layers", "min_size", "max_size")
 
 
 def detector_settings(recipe: DetectionRecipe, num_classes: int = 2) -> DetectorSettings:
     """The settings of the recipe's detector; raises ValueError for one that does not exist or fit."""
-    own = {name: getattr(recipe, name) for name in ("neck", "box_pool", "norm", "min_size", "max_size")}
-    own |= {"architecture": recipe.detector, "backbone": recipe.backbone, "mimic": recipe.mimic or None}
+    own = {name: getattr(recipe, name) for name in SETTINGS}
+    own |= {"architecture": recipe.detector, "mimic": recipe.mimic or None}
     try:
         return DetectorSettings(num_classes=num_classes, **own, **recipe.detector_kwargs)
     except TypeError as error:

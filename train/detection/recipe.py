@@ -22,6 +22,7 @@ class DetectionRecipe(TrainingSettings):
     neck: str = "c5"
     box_pool: str = "modulated"
     norm: str = "frozen"
+    trainable_backbone_layers: int = 3
     mimic: str = ""  # "foreground" for R-CNN feature mimicking
     # of an image's shorter side: training draws one, evaluation takes the last
     min_size: list[int] = field(default_factory=lambda: [800])

@@ -76,7 +76,6 @@ def detection_recipe(rectangles: Path) -> Callable[..., DetectionRecipe]:
     def make(**settings) -> DetectionRecipe:
         detector = {
             "backbone_args": {"channels": [8, 8, 16, 16], "zero_init_last": False},
-            "trainable_backbone_layers": 5,
             "anchor_sizes": [24, 40],
             "rpn_post_nms_top_n_train": 32,
             "rpn_post_nms_top_n_test": 32,
@@ -85,6 +84,7 @@ def detection_recipe(rectangles: Path) -> Callable[..., DetectionRecipe]:
         }
         defaults = {
             "backbone": "dcnv2_resnet18",
+            "trainable_backbone_layers": 5,
             "box_pool": "align",
             "min_size": [SIDE],
             "max_size": 2 * SIDE,

@@ -56,7 +56,8 @@ def test_rectangles_are_learned(detection_recipe, tmp_path):
     draw(data, "val", 8, seed=1)
     recipe = detection_recipe(
         data_dir=str(data),
-        detector_kwargs={"backbone_args": {}, "trainable_backbone_layers": 0},
+        detector_kwargs={"backbone_args": {}},
+        trainable_backbone_layers=0,
         init_from="dcnv2_resnet18.tin100",
         batch_size=4,
         accumulate=1,
