@@ -68,7 +68,7 @@ def test_nothing_imports_against_the_arrow():
     assert violations(ROOT) == []
 
 
-@pytest.mark.parametrize("room", ["ops", "layers", "models"])
+@pytest.mark.parametrize("room", ["ops", "layers", "models", "detection", "export", "analysis"])
 def test_the_rooms_are_where_the_rule_looks(room):
     assert list((ROOT / PACKAGE / room).glob("*.py"))
 

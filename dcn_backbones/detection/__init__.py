@@ -8,14 +8,20 @@ detector, categories = load_detector("voc")
 """
 
 from .detectors import build_detector, faster_rcnn, mask_rcnn
-from .files import load_detector, save_detector
+from .files import coco_detector, load_detector, save_detector
 from .settings import DetectorSettings
+from .visualize import check_picture, detect, draw_detections, save_picture
 
 __all__ = [
     "DetectorSettings",
     "build_detector",
+    "check_picture",
+    "coco_detector",
+    "detect",
+    "draw_detections",
     "faster_rcnn",
     "load_detector",
     "mask_rcnn",
     "save_detector",
+    "save_picture",
 ]

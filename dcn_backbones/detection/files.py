@@ -1,4 +1,4 @@
-"""A detector in a folder: its weights beside what rebuilds it, without the network that it started from."""
+"""A detector in a folder: its weights beside what rebuilds it. And one that torchvision has trained."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from .detectors import build_detector
@@ -65,6 +66,24 @@ def load_detector(
     detector = build_detector(settings)
     _load_weights(detector, folder / WEIGHTS)
     return detector.eval(), known
+
+
+def coco_detector() -> tuple[GeneralizedRCNN, list[str]]:
+    """torchvision's Mask R-CNN of COCO on a plain ResNet-50, in evaluation mode, and the names of its labels.
+
+    Its weights are downloaded at the first call, and kept in torch's cache.
+
+    Raises:
+        OSError: When they cannot be downloaded.
+    """
+    weights = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise OSError(f"{weights.url} could not be downloaded: {error}.") from error
+    detector = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    detector.load_state_dict(state)
+    return detector.eval(), weights.meta["categories"][1:]
 
 
 def _description(path: Path) -> tuple[DetectorSettings, list[str]]:

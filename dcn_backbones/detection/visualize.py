@@ -1,0 +1,101 @@
+"""Detections drawn over a photograph."""
+
+import colorsys
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+_GOLDEN_RATIO = 0.618034
+
+
+@torch.no_grad()
+def detect(detector: GeneralizedRCNN, image: Image.Image, threshold: float = 0.5) -> dict[str, Tensor]:
+    """What a detector sees in a photograph, the surest first.
+
+    Args:
+        detector: In evaluation mode, on any device.
+        image: A photograph of any size, mode RGB.
+        threshold: The lowest score of a detection.
+
+    Returns:
+        On the CPU: ``boxes`` ``(R, 4)``, each ``[x1, y1, x2, y2]`` in pixels of the photograph, ``labels``
+        ``(R,)``, ``scores`` ``(R,)`` and, from a Mask R-CNN, ``masks`` ``(R, 1, H, W)``, probabilities.
+    """
+    parameter = next(detector.parameters())
+    pixels = pil_to_tensor(image).to(parameter.device, parameter.dtype) / 255
+    (found,) = detector([pixels])
+    sure = found["scores"] >= threshold
+    return {name: values[sure].cpu() for name, values in found.items()}
+
+
+def draw_detections(
+    image: Image.Image, detections: Mapping[str, Tensor], categories: Sequence[str]
+) -> Image.Image:
+    """A copy of a photograph with masks, boxes, names and scores of detections, each category in its colour.
+
+    Args:
+        image: The photograph, mode RGB.
+        detections: As `detect` returns them.
+        categories: Names of the labels 1, 2 and so on.
+    """
+    labels = detections["labels"].tolist()
+    if not labels:
+        return image.copy()
+    pixels = pil_to_tensor(image)
+    colours = [category_colour(label) for label in labels]
+    if "masks" in detections:
+        masks = detections["masks"][:, 0] > 0.5
+        pixels = draw_segmentation_masks(pixels, masks, alpha=0.5, colors=colours)
+    line = max(2, round(min(image.size) / 200))
+    boxes = detections["boxes"]
+    drawn = to_pil_image(draw_bounding_boxes(pixels, boxes, colors=colours, width=line))
+    words = [
+        f"{categories[label - 1]} {score:.0%}"
+        for label, score in zip(labels, detections["scores"].tolist(), strict=True)
+    ]
+    _write(drawn, words, boxes[:, :2].tolist(), colours)
+    return drawn
+
+
+def category_colour(label: int) -> tuple[int, int, int]:
+    """A bright colour, far from those of the labels beside it."""
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(label * _GOLDEN_RATIO % 1, 0.85, 1))
+
+
+def check_picture(path: Path) -> None:
+    """Raise, before anything is computed, for a picture that could not be written."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} does not end in an image format's suffix; expected .png, .jpg or the like.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder; expected an existing one for {path.name}.")
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its suffix, whole or not at all."""
+    check_picture(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(temporary, format=Image.registered_extensions()[path.suffix.lower()])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(
+    image: Image.Image, words: list[str], corners: list[list[float]], colours: list[tuple[int, int, int]]
+) -> None:
+    """Words above their boxes, large as the photograph is large: torchvision writes 10 pixels high."""
+    canvas = ImageDraw.Draw(image)
+    size = max(12, min(image.size) // 30)
+    font = ImageFont.load_default(size)
+    for text, (x, y), colour in reversed(list(zip(words, corners, colours, strict=True))):
+        corner = (x, max(y - 1.3 * size, 0))
+        canvas.rectangle(canvas.textbbox(corner, f" {text} ", font), fill=colour)
+        canvas.text(corner, f" {text} ", fill="black", font=font)
