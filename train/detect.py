@@ -21,7 +21,7 @@ from dcn_backbones.detection import save_detector
 from train.detection.annotations import Annotations
 from train.detection.checks import check_recipe
 from train.detection.data import DetectionSource, as_float, create_train_loader, create_val_loader
-from train.detection.detectors import make_detector, start_detector
+from train.detection.detectors import AVERAGED, make_detector, start_detector
 from train.detection.evaluation import evaluate_detector
 from train.detection.learner import DetectionLearner
 from train.detection.recipe import DetectionRecipe
@@ -33,7 +33,6 @@ from train.results import prefixed
 from train.trainer import Trainer, run_training
 
 OBSERVED_IMAGES = 8  # validation images whose offsets are logged after every epoch
-AVERAGED = "ema"  # folder of the averaged detector
 
 
 class DetectionTrainer(Trainer):

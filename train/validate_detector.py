@@ -16,7 +16,7 @@ from dcn_backbones.command import CommandParser, run_command
 from dcn_backbones.detection import load_detector
 from train.detection.annotations import check_categories
 from train.detection.data import DetectionSource, create_val_loader
-from train.detection.detectors import fit_to_recipe
+from train.detection.detectors import AVERAGED, fit_to_recipe
 from train.detection.evaluation import evaluate_detector
 from train.detection.recipe import DetectionRecipe
 from train.detection.splits import open_validation
@@ -57,7 +57,7 @@ def main() -> None:
     recipe = load_recipe(arguments.run / RECIPE, arguments.overrides, "detection")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    folder = arguments.run / "ema" if arguments.averaged else arguments.run
+    folder = arguments.run / AVERAGED if arguments.averaged else arguments.run
     result = {"detector": str(folder), **validate(recipe, folder)}
     if arguments.results_file:
         write_results(arguments.results_file, [result])

@@ -109,7 +109,7 @@ def usable_boxes(
         bad += 1
         message = f"annotation {annotation['id']} of {file} (image {image['id']}) {problem}"
         if bad > limit:
-            raise ValueError(f"{message}; expected at most max_bad_boxes={limit} such boxes")
+            raise ValueError(f"{message}; max_bad_boxes={limit} allows no more such boxes")
         _logger.warning("%s; it is left out (%d of at most %d)", message, bad, limit)
 
 

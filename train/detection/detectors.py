@@ -17,6 +17,7 @@ from train.offsets import constrain_offsets
 from train.settings import TrainingSettings
 
 DESCRIPTION = "detector.json"  # in a folder that `save_detector` has written
+AVERAGED = "ema"  # folder of the averaged detector in that of its run
 SETTINGS = ("backbone", "neck", "box_pool", "norm", "trainable_backbone_layers", "min_size", "max_size")
 
 

@@ -50,4 +50,14 @@ class DetectionRecipe(TrainingSettings):
     channels_last: bool = False
 
     # Another value is another network, which cannot take the weights of a checkpoint.
-    identity = ("task", "detector", "backbone", "neck", "box_pool", "norm", "mimic", "detector_kwargs")
+    identity = (
+        "task",
+        "detector",
+        "backbone",
+        "neck",
+        "box_pool",
+        "norm",
+        "trainable_backbone_layers",
+        "mimic",
+        "detector_kwargs",
+    )

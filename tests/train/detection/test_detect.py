@@ -61,8 +61,8 @@ def test_rectangles_are_learned(detection_recipe, tmp_path):
         init_from="dcnv2_resnet18.tin100",
         batch_size=4,
         accumulate=1,
-        epochs=10,
-        val_interval=10,
+        epochs=8,
+        val_interval=8,
         opt="adamw",
         lr=0.0005,
     )

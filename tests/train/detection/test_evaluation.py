@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from train.detection.annotations import Annotations
+from train.detection.annotations import Annotations, read_annotations
 from train.detection.coco_evaluation import coco_average_precision
+from train.detection.data import DetectionSource, create_val_loader
+from train.detection.evaluation import evaluate_detector
 from train.detection.voc_evaluation import voc_average_precision
+from train.distribution import World
 
 
 def annotated(*objects, categories=("a",)) -> Annotations:
@@ -152,3 +157,42 @@ def test_voc_average_precision_is_that_of_the_loop(seed, eleven_points):
         expected = scalar_average_precision(truth, results, iou, eleven_points)
         found = voc_average_precision(truth, results, list(truth.boxes), iou, eleven_points)
         assert found == pytest.approx(expected) and 5 < found < 95
+
+
+class KnowsAll(nn.Module):
+    """What a perfect detector of these images returns, in torchvision's format; image by image, in order."""
+
+    def __init__(self, source: DetectionSource) -> None:
+        super().__init__()
+        self.targets = iter([source[index][1] for index in range(len(source))])
+        self.roi_heads = self
+
+    def has_mask(self) -> bool:
+        return True
+
+    def forward(self, images):
+        assert len(images) == 1
+        target = next(self.targets)
+        masks = 0.9 * target["masks"].float()[:, None]
+        return [{**target, "scores": torch.ones(len(target["labels"])), "masks": masks}]
+
+
+def test_perfect_detections_have_all_of_every_average_precision(rectangles, detection_recipe):
+    annotations = read_annotations(rectangles / "train.json", rectangles / "train", masks=True)
+    source = DetectionSource(annotations, masks=True)
+    loader = create_val_loader(detection_recipe(), source)
+    measured = evaluate_detector(KnowsAll(source), loader, annotations, World())
+    assert measured.pop("images") == 9 and measured.pop("images_per_second") > 0
+    assert {"AP", "AP_medium", "mask_AP", "mask_AP75", "voc_AP50", "voc07_AP70"} <= measured.keys()
+    assert list(measured.values()) == pytest.approx([100] * len(measured))
+
+
+def test_damaged_images_are_left_out_of_what_is_measured(rectangles, detection_recipe, caplog):
+    annotations = read_annotations(rectangles / "train.json", rectangles / "train", masks=True)
+    source = DetectionSource(annotations, masks=True)
+    detector = KnowsAll(source)
+    last = rectangles / "train" / "8.png"
+    last.write_bytes(last.read_bytes()[:60])
+    loader = create_val_loader(detection_recipe(), source)
+    measured = evaluate_detector(detector, loader, annotations, World(), max_damaged=1)
+    assert measured["images"] == 8 and measured["AP"] == pytest.approx(100) and "image 18 (" in caplog.text
