@@ -3,10 +3,10 @@
 python train/run_queue.py QUEUE.yaml                 shows the state of every run
 python train/run_queue.py QUEUE.yaml --minutes 60    trains, in the order of the list
 
-QUEUE.yaml is a list of runs: `config`, a recipe whose task says which script trains it, and if wanted `output`
-(runs/RECIPE), `overrides` (a list of key=value) and `processes` (1). An entry with `for_each: {NAME: [VALUE, ...], ...}` is a run for each
-combination, the last name's values changing fastest, with $NAME in its texts replaced. All state is in
-the runs' own folders: copy them, and the queue goes on elsewhere.
+QUEUE.yaml is a list of runs: `config`, a recipe, whose task says which script trains it, and if wanted
+`output` (runs/RECIPE), `overrides` (a list of key=value) and `processes` (1). An entry with `for_each: {NAME:
+[VALUE, ...], ...}` is a run for each combination, the last name's values changing fastest, with $NAME in its
+texts replaced. All state is in the runs' own folders: copy them, and the queue goes on elsewhere.
 
 Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
 """

@@ -18,7 +18,16 @@ from train.settings import TrainingSettings
 
 DESCRIPTION = "detector.json"  # in a folder that `save_detector` has written
 AVERAGED = "ema"  # folder of the averaged detector in that of its run
-SETTINGS = ("backbone", "neck", "box_pool", "norm", "trainable_backbone_layers", "min_size", "max_size")
+SETTINGS = (  # of `DetectorSettings`, which are keys of a recipe under the same names
+    "backbone",
+    "neck",
+    "box_pool",
+    "norm",
+    "trainable_backbone_layers",
+    "mimic_regions",
+    "min_size",
+    "max_size",
+)
 
 
 def detector_settings(recipe: DetectionRecipe, num_classes: int = 2) -> DetectorSettings:

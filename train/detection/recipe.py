@@ -24,6 +24,7 @@ class DetectionRecipe(TrainingSettings):
     norm: str = "frozen"
     trainable_backbone_layers: int = 3
     mimic: str = ""  # "foreground" for R-CNN feature mimicking
+    mimic_regions: int = 32  # of an image
     # of an image's shorter side: training draws one, evaluation takes the last
     min_size: list[int] = field(default_factory=lambda: [800])
     max_size: int = 1333

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -165,10 +167,7 @@ class KnowsAll(nn.Module):
     def __init__(self, source: DetectionSource) -> None:
         super().__init__()
         self.targets = iter([source[index][1] for index in range(len(source))])
-        self.roi_heads = self
-
-    def has_mask(self) -> bool:
-        return True
+        self.roi_heads = SimpleNamespace(has_mask=lambda: True)
 
     def forward(self, images):
         assert len(images) == 1
