@@ -30,10 +30,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("image", metavar="IMAGE", help="file that holds a photograph")
     parser.add_argument("--detector", metavar="FOLDER", help="a trained detector, as save_detector writes it")
     parser.add_argument(
-        "--out", type=Path, default=Path("detections.png"), help="picture to write (default: %(default)s)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("detections.png"),
+        help="picture to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--threshold", type=_share, default=0.5, help="lowest score, 0 to 1 (default: %(default)s)"
+        "--threshold",
+        type=_share,
+        metavar="SCORE",
+        default=0.5,
+        help="lowest score, 0 to 1 (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 

@@ -1,6 +1,7 @@
 """timm's networks as backbones of torchvision's detectors: under a pyramid, or with the papers' conv5."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -84,12 +85,10 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
     """The network, its batch norm and its frozen stages, under the neck of the settings.
 
     Raises:
-        ValueError: When the network has other strides than the neck needs, or fewer stages than are trained.
+        ValueError: When timm has no such network, or it has other strides than the neck needs or fewer stages
+            than are trained.
     """
-    dilation = {"output_stride": 16} if settings.neck == "c5" else {}
-    indices = _OUT_INDICES[settings.neck]
-    arguments = {**dilation, **settings.backbone_args, "features_only": True, "out_indices": indices}
-    body = timm.create_model(settings.backbone, **arguments)
+    body = _make_body(settings)
     if body.feature_info.reduction() != _REDUCTIONS[settings.neck]:
         raise ValueError(
             f"backbone {settings.backbone!r} has its last maps at strides {body.feature_info.reduction()}; "
@@ -98,6 +97,32 @@ def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbo
     body = _with_norm(body, settings.norm)
     freeze_stages(body, settings.trainable_backbone_layers)
     return PyramidBackbone(body) if settings.neck == "fpn" else DilatedBackbone(body)
+
+
+def _make_body(settings: DetectorSettings) -> nn.Module:
+    arguments = _loadable(settings.backbone_args)
+    if settings.neck == "c5":
+        arguments.setdefault("output_stride", 16)
+    arguments |= {"features_only": True, "out_indices": _OUT_INDICES[settings.neck]}
+    try:
+        return timm.create_model(settings.backbone, **arguments)
+    except (RuntimeError, TypeError, AssertionError) as error:  # no such network, or argument of it
+        raise ValueError(f"backbone {settings.backbone!r} cannot be built: {reason(error)}.") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error of torch or timm says, without the list that follows."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".")
+
+
+def _loadable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``checkpoint_path`` as pretrained weights: timm converts those, and leaves their classifier out."""
+    arguments = dict(arguments)
+    path = arguments.pop("checkpoint_path", None)
+    if path:
+        overlay = {**arguments.get("pretrained_cfg_overlay", {}), "file": str(path)}
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    return arguments
 
 
 def freeze_stages(body: nn.Module, trainable: int) -> None:

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 from functools import partial
+from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
@@ -76,6 +79,8 @@ def build_detector(settings: DetectorSettings) -> FasterRCNN:
     detector = _CLASSES[settings.architecture, settings.mimic is not None](backbone, **arguments)
     if settings.neck == "c5":
         detector.rpn.register_forward_pre_hook(partial(keep_level, backbone.proposal_level))
+    for head in (detector.rpn.head, detector.roi_heads.box_predictor):
+        head.register_forward_hook(_positions_need_float32)
     if settings.mimic is not None:
         features = detector.roi_heads.box_predictor.cls_score.in_features
         detector.mimic = FeatureMimic(
@@ -83,6 +88,13 @@ def build_detector(settings: DetectorSettings) -> FasterRCNN:
         )
     detector.settings = json.loads(json.dumps(dataclasses.asdict(settings)))  # lists, as read from a file
     return detector
+
+
+def _positions_need_float32(head: nn.Module, inputs: tuple, output: Any) -> Any:
+    """Under autocast boxes get the type of what predicts them, and bfloat16 has steps of 4 from 512 on."""
+    if isinstance(output, Tensor):
+        return output.float() if torch.is_autocast_enabled(output.device.type) else output
+    return type(output)(_positions_need_float32(head, inputs, part) for part in output)
 
 
 def _roi_pool(settings: DetectorSettings, backbone, output_size: int):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+from .backbones import reason
 from .detectors import build_detector
 from .settings import DetectorSettings
 
@@ -104,9 +105,8 @@ def _load_weights(detector: GeneralizedRCNN, path: Path) -> None:
     try:
         detector.load_state_dict(load_file(path))
     except Exception as error:  # safetensors has errors of its own, torch a RuntimeError of many lines
-        reason = [line.strip() for line in str(error).splitlines()[:2]]
         raise ValueError(
-            f"{path} does not hold the weights of its {DESCRIPTION}: {' '.join(reason)}"
+            f"{path} does not hold the weights of its {DESCRIPTION}: {reason(error)}."
         ) from error
 
 

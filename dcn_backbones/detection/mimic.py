@@ -72,12 +72,11 @@ class FeatureMimic(nn.Module):
             [of_image[index] for of_image, index in zip(features.split(counts), chosen, strict=True)]
         )
         targets = torch.cat([of_image[index] for of_image, index in zip(labels, chosen, strict=True)])
-        if len(targets) == 0:
-            return self._losses(features, features, targets, len(images))
         patches = crop_regions(
             images, [of_image[index] for of_image, index in zip(boxes, chosen, strict=True)]
         )
-        return self._losses(features, region_features(detector, patches), targets, len(images))
+        alone = region_features(detector, patches if len(patches) else _stand_in(images))[: len(targets)]
+        return self._losses(features, alone, targets, len(images))
 
     def _losses(self, features: Tensor, alone: Tensor, targets: Tensor, images: int) -> dict[str, Tensor]:
         logits = self.classifier(alone)
@@ -105,14 +104,20 @@ def crop_regions(images: Tensor, boxes: list[Tensor]) -> Tensor:
         boxes: ``(R_i, 4)`` for each image, ``[x1, y1, x2, y2]`` in its pixels; their borders go outwards to
             whole pixels.
     """
-    patches = []
+    size = [PATCH_SIZE, PATCH_SIZE]
+    patches = [images.new_empty(0, images.shape[1], *size)]
     for image, of_image in zip(images, boxes, strict=True):
-        for box in of_image:
-            left, top = (int(edge) for edge in box[:2].floor().tolist())
-            right, bottom = (int(edge) for edge in box[2:].ceil().tolist())
-            size = (max(bottom - top, 1), max(right - left, 1))
-            patches.append(resized_crop(image, top, left, *size, [PATCH_SIZE, PATCH_SIZE], antialias=True))
-    return torch.stack(patches)
+        edges = torch.cat([of_image[:, :2].floor(), of_image[:, 2:].ceil()], dim=1).int()
+        for left, top, right, bottom in edges.tolist():
+            shape = (max(bottom - top, 1), max(right - left, 1))
+            patches.append(resized_crop(image[None], top, left, *shape, size, antialias=True))
+    return torch.cat(patches)
+
+
+def _stand_in(images: Tensor) -> Tensor:
+    """One patch where there is no region, since processes that synchronise batch norm wait for each other."""
+    height, width = images.shape[-2:]
+    return crop_regions(images[:1], [images.new_tensor([[0, 0, width, height]])])
 
 
 def region_features(detector: GeneralizedRCNN, patches: Tensor) -> Tensor:

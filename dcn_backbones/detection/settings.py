@@ -1,5 +1,6 @@
 """What a detector is built from: every option, its value in the papers, and where that stands."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class DetectorSettings:
         backbone: A network of timm that has ``features_only``.
         num_classes: With background, which is class 0. COCO's category ids, as torchvision counts them: 91.
         backbone_args: More arguments of ``timm.create_model``: ``pretrained``, ``checkpoint_path``, where
-            deformation goes, ``offset_groups=4`` for MMDetection's dg=4.
+            deformation goes, ``offset_groups=4`` for MMDetection's dg=4. Their values are what JSON can hold.
         neck: ``fpn`` is a feature pyramid (DCNv2 5.1, Mask R-CNN). ``c5`` is the papers' own Faster R-CNN
             (DCNv1 section 3, DCNv2 2.2): conv5 at stride 16 with all its kernels dilated, a 1x1 convolution
             from it to 256 channels for the regions, and proposals from conv4.
@@ -119,6 +120,12 @@ class DetectorSettings:
             if getattr(self, name) not in known:
                 expected = ", ".join(str(choice) for choice in known)
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; expected one of {expected}.")
+        try:
+            json.dumps(dict(self.backbone_args))
+        except TypeError as error:
+            raise ValueError(
+                f"backbone_args cannot be written to a file: {error}; expected plain values."
+            ) from error
         if self.num_classes < 2:
             raise ValueError(
                 f"num_classes={self.num_classes} leaves no class beside the background; expected 2 or more."

@@ -96,6 +96,7 @@ def _write(
     size = max(12, min(image.size) // 30)
     font = ImageFont.load_default(size)
     for text, (x, y), colour in reversed(list(zip(words, corners, colours, strict=True))):
-        corner = (x, max(y - 1.3 * size, 0))
-        canvas.rectangle(canvas.textbbox(corner, f" {text} ", font), fill=colour)
-        canvas.text(corner, f" {text} ", fill="black", font=font)
+        text = f" {text} "
+        corner = (max(min(x, image.width - font.getlength(text)), 0), max(y - 1.3 * size, 0))
+        canvas.rectangle(canvas.textbbox(corner, text, font), fill=colour)
+        canvas.text(corner, text, fill="black", font=font)

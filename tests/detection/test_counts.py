@@ -27,7 +27,7 @@ TABLE = {
     "dconv@c3~c5 + dpool": ("dcnv1_resnet50", CONV3, "deform", (53.0, 201.2), (41.3, 307.2)),
     "mdconv@c3~c5 + mdpool": ("dcnv2_resnet50", CONV3, "modulated", (65.5, 214.7), (53.8, 320.3)),
 }
-# Million parameters by which the layers of the text are off the table, as docs/detection.md explains.
+# Million parameters by which the layers of the text are off the table, as docs/detectors.md explains.
 EXPLAINED = {
     ("dconv@c3~c5 + dpool", faster_rcnn): 0.11,
     ("mdconv@c3~c5 + mdpool", faster_rcnn): -0.33,

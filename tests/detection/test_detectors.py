@@ -72,8 +72,9 @@ def test_images_without_objects_train(images, targets):
     assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == losses["loss_mask"] == 0
 
 
-def test_half_precision(images, targets):
-    detector = small_faster_rcnn()()
+@pytest.mark.parametrize("kind", ["modulated", "align", "max"])
+def test_half_precision(kind, images, targets):
+    detector = small_faster_rcnn(box_pool=kind)()
     with torch.autocast("cpu", torch.bfloat16):
         losses = detector(images, targets)
         detections = detector.eval()(images)
@@ -81,6 +82,16 @@ def test_half_precision(images, targets):
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad.isfinite().all() for parameter in detector.parameters())
     assert all(len(of_image["boxes"]) and of_image["boxes"].isfinite().all() for of_image in detections)
+
+
+def test_half_precision_does_not_round_positions(images):
+    detector = small_faster_rcnn(backbone="resnet18", box_pool="align")().eval()
+    proposals = []
+    detector.rpn.register_forward_hook(lambda _, inputs, output: proposals.extend(output[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        detections = detector(images[:1])
+    for boxes in (proposals[0], detections[0]["boxes"]):
+        assert boxes.dtype == torch.float32 and (boxes != boxes.bfloat16()).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("neck", ["fpn", "c5"])
@@ -180,12 +191,15 @@ def test_a_detector_is_torchvisions_class():
         (dict(box_pool="roi"), "box_pool='roi' is not known; expected one of max, align, deform, modulated"),
         (dict(norm="group"), "norm='group' is not known"),
         (dict(mimic="all"), "mimic='all' is not known; expected one of None, foreground, background, both"),
+        (dict(backbone_args={"act_layer": nn.ReLU}), "backbone_args cannot be written to a file"),
         (dict(num_classes=1), "num_classes=1 leaves no class beside the background"),
         (dict(neck="fpn", anchor_sizes=(32, 64)), "has 2 sizes; expected 5"),
         (dict(trainable_backbone_layers=6), "trainable_backbone_layers=6, but the backbone has 5 stages"),
+        (dict(backbone="resnet19"), "backbone 'resnet19' cannot be built: Unknown model"),
+        (dict(backbone_args={"colour": 1}), "backbone 'dcnv2_resnet18' cannot be built: .*colour"),
         (dict(backbone_args={"output_stride": 32}), r"maps at strides \[16, 32\]; expected \[16, 16\]"),
     ],
 )
 def test_what_does_not_fit_is_named(settings, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        faster_rcnn("dcnv2_resnet18", **settings)
+        faster_rcnn(**{"backbone": "dcnv2_resnet18", **settings})

@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from dcn_backbones.detection import faster_rcnn, load_detector, save_detector
@@ -16,6 +17,7 @@ NAMES = ["cat", "dog", "rocket"]
 
 @pytest.fixture(scope="module")
 def detector():
+    torch.manual_seed(0)
     return small_faster_rcnn(backbone="resnet18", box_pool="align")().eval()
 
 
@@ -30,6 +32,7 @@ def saved(detector, tmp_path_factory):
 def test_the_same_detections(detector, saved, images):
     loaded, categories = load_detector(saved)
     assert categories == NAMES and not loaded.training and loaded.settings == detector.settings
+    loaded.to(memory_format=torch.channels_last)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), detector(images))
     assert {file.name for file in saved.iterdir()} == {"model.safetensors", "detector.json"}
@@ -53,6 +56,16 @@ def test_pretrained_weights_start_a_detector_and_are_not_needed_again(tmp_path):
     original = timm.create_model("dcnv2_resnet18", pretrained=True)
     assert torch.equal(trained.backbone.body.layer4[1].conv2.weight, original.layer4[1].conv2.weight)
     assert "pretrained" not in trained.settings["backbone_args"]
+
+
+def test_a_plain_classifiers_checkpoint_starts_a_deformable_backbone(tmp_path):
+    plain = timm.create_model("resnet18", num_classes=7)
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    path = str(tmp_path / "plain.safetensors")
+    started = small_faster_rcnn(backbone_args={"checkpoint_path": path}, box_pool="align")()
+    assert torch.equal(started.backbone.body.layer1[0].conv1.weight, plain.layer1[0].conv1.weight)
+    assert torch.equal(started.backbone.body.layer4[1].conv2.weight, 2 * plain.layer4[1].conv2.weight)
+    assert path not in json.dumps(started.settings)
 
 
 def test_a_failed_write_leaves_what_was_there(detector, saved, monkeypatch):

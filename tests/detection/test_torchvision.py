@@ -54,7 +54,7 @@ def test_with_a_pyramid(build, theirs, images, targets):
 
 def numbers(module: nn.Module) -> dict[str, object]:
     """All attributes of a module that are no modules, and those of its samplers and matchers."""
-    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
     helpers = {name: vars(value) for name, value in own.items() if hasattr(value, "__dict__")}
     return {**own, **helpers}
 
@@ -66,6 +66,16 @@ def test_the_numbers_are_torchvisions():
     for name in ("rpn", "roi_heads", "transform"):
         assert numbers(ours.get_submodule(name)) == numbers(theirs.get_submodule(name))
     assert ours.rpn.anchor_generator.sizes == theirs.rpn.anchor_generator.sizes
+    assert ours.rpn.anchor_generator.aspect_ratios == theirs.rpn.anchor_generator.aspect_ratios
+
+
+def test_the_numbers_of_conv5_are_detectrons():
+    with torch.device("meta"):
+        rpn = faster_rcnn("resnet18").rpn
+    assert rpn._pre_nms_top_n == dict(training=12000, testing=6000)
+    assert rpn._post_nms_top_n == dict(training=2000, testing=1000)
+    assert rpn.anchor_generator.sizes == ((32, 64, 128, 256, 512),)
+    assert rpn.anchor_generator.aspect_ratios == ((0.5, 1.0, 2.0),)
 
 
 @pytest.mark.parametrize("trainable", range(6))

@@ -67,6 +67,16 @@ def test_words_grow_with_the_photograph(found):
     assert heights[1] > 3 * heights[0]
 
 
+def test_words_stay_inside_the_photograph(image, found):
+    del found["masks"]
+    drawn = [
+        np.asarray(draw_detections(image, {**found, "boxes": torch.tensor([box])}, NAMES)).astype(int)
+        for box in ([60.0, 40, 140, 100], [190.0, 2, 199, 100])
+    ]
+    inside, at_the_corner = ((pixels.max(-1) < 80).sum() for pixels in drawn)
+    assert at_the_corner == pytest.approx(inside, rel=0.1)
+
+
 def test_nothing_found_draws_nothing(image, found):
     none = {name: values[:0] for name, values in found.items()}
     drawn = draw_detections(image, none, NAMES)
