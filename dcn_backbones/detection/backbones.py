@@ -81,7 +81,10 @@ class DilatedBackbone(nn.Module):
         return OrderedDict(conv4=conv4, conv5=self.reduction(conv5))
 
 
-def make_backbone(settings: DetectorSettings) -> PyramidBackbone | DilatedBackbone:
+Backbone = PyramidBackbone | DilatedBackbone
+
+
+def make_backbone(settings: DetectorSettings) -> Backbone:
     """The network, its batch norm and its frozen stages, under the neck of the settings.
 
     Raises:

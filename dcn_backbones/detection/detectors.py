@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
 
-from .backbones import architecture, keep_level, make_backbone, pixel_statistics
+from .backbones import Backbone, architecture, keep_level, make_backbone, pixel_statistics
 from .mimic import FeatureMimic, MimickingFasterRCNN, MimickingMaskRCNN
 from .roi_pools import make_roi_pool
 from .settings import FASTER_RCNN, MASK_RCNN, DetectorSettings
@@ -66,28 +67,29 @@ def mask_rcnn(
 
 
 def build_detector(settings: DetectorSettings) -> FasterRCNN:
-    """The detector of the settings, in training mode."""
+    """The detector of the settings, in training mode; its own ``settings`` are a dict that JSON can hold."""
     backbone = make_backbone(settings)
     settings = _resolved(settings, backbone)
-    masks = settings.architecture == MASK_RCNN
-    arguments = {
+    detector = _CLASSES[settings.architecture, settings.mimic is not None](
+        backbone,
         **settings.of_torchvision(),
         **_proposals(settings, backbone),
-        "box_roi_pool": _roi_pool(settings, backbone, 7),
-        **({"mask_roi_pool": _roi_pool(settings, backbone, 14)} if masks else {}),
-    }
-    detector = _CLASSES[settings.architecture, settings.mimic is not None](backbone, **arguments)
+        **_roi_pools(settings, backbone),
+    )
     if settings.neck == "c5":
         detector.rpn.register_forward_pre_hook(partial(keep_level, backbone.proposal_level))
     for head in (detector.rpn.head, detector.roi_heads.box_predictor):
         head.register_forward_hook(_positions_need_float32)
     if settings.mimic is not None:
-        features = detector.roi_heads.box_predictor.cls_score.in_features
-        detector.mimic = FeatureMimic(
-            features, settings.num_classes, settings.mimic, settings.mimic_regions, settings.mimic_weight
-        )
+        detector.mimic = _make_mimic(settings, detector)
     detector.settings = json.loads(json.dumps(dataclasses.asdict(settings)))  # lists, as read from a file
     return detector
+
+
+def _make_mimic(settings: DetectorSettings, detector: FasterRCNN) -> FeatureMimic:
+    in_features = detector.roi_heads.box_predictor.cls_score.in_features
+    options = (settings.mimic, settings.mimic_regions, settings.mimic_weight)
+    return FeatureMimic(in_features, settings.num_classes, *options)
 
 
 def _positions_need_float32(head: nn.Module, inputs: tuple, output: Any) -> Any:
@@ -97,13 +99,19 @@ def _positions_need_float32(head: nn.Module, inputs: tuple, output: Any) -> Any:
     return type(output)(_positions_need_float32(head, inputs, part) for part in output)
 
 
-def _roi_pool(settings: DetectorSettings, backbone, output_size: int):
-    return make_roi_pool(
-        settings.box_pool, backbone.out_channels, backbone.box_levels, output_size, settings.sampling_ratio
-    )
+def _roi_pools(settings: DetectorSettings, backbone: Backbone) -> dict[str, MultiScaleRoIAlign]:
+    """7x7 bins for boxes, 14x14 for masks (DCNv2, section 5.1)."""
+    bins = {"box_roi_pool": 7}
+    if settings.architecture == MASK_RCNN:
+        bins["mask_roi_pool"] = 14
+    levels = (backbone.out_channels, backbone.box_levels)
+    return {
+        name: make_roi_pool(settings.box_pool, *levels, size, settings.sampling_ratio)
+        for name, size in bins.items()
+    }
 
 
-def _proposals(settings: DetectorSettings, backbone) -> dict:
+def _proposals(settings: DetectorSettings, backbone: Backbone) -> dict[str, nn.Module]:
     """Anchors and the head of the proposals: one size on each level of a pyramid, all of them on conv4."""
     if settings.neck == "fpn":
         sizes = tuple((size,) for size in settings.anchor_sizes)
@@ -116,7 +124,7 @@ def _proposals(settings: DetectorSettings, backbone) -> dict:
     return {"rpn_anchor_generator": anchors, "rpn_head": head}
 
 
-def _resolved(settings: DetectorSettings, backbone) -> DetectorSettings:
+def _resolved(settings: DetectorSettings, backbone: Backbone) -> DetectorSettings:
     """The settings that build the same detector without the weights that its backbone started from.
 
     A name such as ``local-dir:FOLDER`` brings arguments of the network and the statistics of its pixels.

@@ -18,10 +18,10 @@ FEATURES = (1, 4, 16, 16)
 BOXES = torch.tensor([[8.0, 20, 200, 140], [64, 64, 128, 250]])
 
 
-def pooled(kind: str, size: int = 7) -> torch.Tensor:
+def pooled(kind: str, conv5: torch.Tensor | None = None) -> torch.Tensor:
     """Two boxes pooled by a fresh layer from one level of stride 16."""
-    pool = make_roi_pool(kind, 4, ["conv5"], size, 2)
-    return pool({"conv4": None, "conv5": features()}, [BOXES], [(256, 256)])
+    pool = make_roi_pool(kind, 4, ["conv5"], 7, 2)
+    return pool({"conv4": None, "conv5": features() if conv5 is None else conv5}, [BOXES], [(256, 256)])
 
 
 def features() -> torch.Tensor:
@@ -72,12 +72,19 @@ def test_images_without_objects_train(images, targets):
     assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == losses["loss_mask"] == 0
 
 
-@pytest.mark.parametrize("kind", ["modulated", "align", "max"])
-def test_half_precision(kind, images, targets):
-    detector = small_faster_rcnn(box_pool=kind)()
+@pytest.mark.parametrize("kind", ["max", "align", "deform", "modulated"])
+def test_every_pooling_takes_features_of_half_precision(kind):
+    expected = pooled(kind)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detector(images, targets)
-        detections = detector.eval()(images)
+        found = pooled(kind, features().bfloat16())
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_half_precision(images, targets):
+    detector = small_faster_rcnn()()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(images[:1], targets[:1])
+        detections = detector.eval()(images[:1])
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad.isfinite().all() for parameter in detector.parameters())

@@ -83,13 +83,13 @@ def test_a_region_covers_its_whole_patch_of_14x14_features(neck, level):
 
 def test_the_two_losses(plain):
     images = torch.rand(2, 3, 64, 96)
-    boxes = [torch.tensor([[3.0, 4, 30, 60], [0, 0, 9, 9]]), torch.tensor([[8.0, 8, 90, 50]])]
-    labels = [torch.tensor([2, 0]), torch.tensor([1])]
+    boxes = [torch.tensor([[0.0, 0, 9, 9], [3, 4, 30, 60]]), torch.tensor([[8.0, 8, 90, 50]])]
+    labels = [torch.tensor([0, 2]), torch.tensor([1])]
     features = torch.randn(3, 1024)
     with torch.no_grad():
         losses = plain.mimic(plain, images, boxes, features, labels)
-        alone = region_features(plain, crop_regions(images, [boxes[0][:1], boxes[1]]))
-        cosines = F.cosine_similarity(alone, features[[0, 2]])
+        alone = region_features(plain, crop_regions(images, [boxes[0][1:], boxes[1]]))
+        cosines = F.cosine_similarity(alone, features[[1, 2]])
         classification = F.cross_entropy(plain.mimic.classifier(alone), torch.tensor([2, 1]))
     assert losses["loss_mimic"] == pytest.approx((0.1 * (1 - cosines).sum() / 2).item(), rel=1e-4)
     assert losses["loss_mimic_classifier"] == pytest.approx(0.1 * classification.item(), rel=1e-4)
