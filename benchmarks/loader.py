@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dcn_backbones.command import run_command
 from train.checks import check_recipe
+from train.classification import ClassificationLearner
 from train.data import create_train_loader
 from train.distribution import World
-from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model
 from train.recipe import Recipe, load_recipe
@@ -36,7 +36,7 @@ def measure(recipe: Recipe, steps: int) -> dict[str, float]:
     device = torch.device(recipe.device)
     loader = create_train_loader(recipe)
     batches = _epochs(loader)
-    learner = Learner(
+    learner = ClassificationLearner(
         build_model(recipe), Criterion(recipe, device), recipe, World(device=device), len(loader)
     )
     learner.train()
@@ -56,7 +56,7 @@ def _epochs(loader) -> Iterator[Batch]:
         epoch += 1
 
 
-def _trained(learner: Learner, batches: Iterable[Batch]) -> Iterator[Batch]:
+def _trained(learner: ClassificationLearner, batches: Iterable[Batch]) -> Iterator[Batch]:
     for images, targets in batches:
         learner.step([(images, targets)], 0)
         yield images, targets

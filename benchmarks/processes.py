@@ -13,8 +13,8 @@ import time
 import torch
 
 from dcn_backbones.command import run_command
+from train.classification import ClassificationLearner
 from train.distribution import World, connect
-from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model
 from train.recipe import Recipe, load_recipe
@@ -23,7 +23,9 @@ from train.resume import step_images
 
 def measure(recipe: Recipe, world: World, steps: int) -> list[float]:
     """Images/s over all processes of each step but the first, which allocates."""
-    learner = Learner(build_model(recipe), Criterion(recipe, world.device), recipe, world, steps)
+    learner = ClassificationLearner(
+        build_model(recipe), Criterion(recipe, world.device), recipe, world, steps
+    )
     learner.train()
     images = torch.randn(recipe.batch_size, 3, recipe.img_size, recipe.img_size, device=world.device)
     labels = torch.randint(recipe.num_classes, (recipe.batch_size,), device=world.device)

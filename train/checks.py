@@ -6,6 +6,7 @@ from timm.optim import list_optimizers
 from dcn_backbones.models import DeformResNet
 from train.networks import build_model
 from train.recipe import Recipe
+from train.settings import TrainingSettings
 
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "constant", "wsd", "rsqrt")
 CHOICES = {
@@ -24,24 +25,31 @@ SMALLEST = {
     "deform_from_epoch": 0,
     "modulated_lr_scale": 1,
 }
+SHARES = ("ema_decay", "teacher_weight", "label_smoothing", "train_share", "holdout", "hflip")
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise ValueError, in one sentence, for a value that no run can have or a model that cannot be built."""
+    check_settings(recipe)
+    _check_model(recipe)
+
+
+def check_settings(recipe: TrainingSettings) -> None:
+    """Raise ValueError for a value that no run of any task can have."""
+    settings = vars(recipe)
     for key, known in CHOICES.items():
-        if getattr(recipe, key) not in known:
-            raise ValueError(f"{key} is {getattr(recipe, key)!r}, expected one of {', '.join(known)}")
+        if key in settings and settings[key] not in known:
+            raise ValueError(f"{key} is {settings[key]!r}, expected one of {', '.join(known)}")
     for key, smallest in SMALLEST.items():
-        if getattr(recipe, key) < smallest:
-            raise ValueError(f"{key} is {getattr(recipe, key)}, expected at least {smallest}")
+        if key in settings and settings[key] < smallest:
+            raise ValueError(f"{key} is {settings[key]}, expected at least {smallest}")
     if recipe.opt.lower() not in list_optimizers():
         raise ValueError(f"opt is {recipe.opt!r}, expected one of {', '.join(list_optimizers())}")
-    for key in ("ema_decay", "teacher_weight", "label_smoothing", "train_share", "holdout"):
-        if not 0 <= getattr(recipe, key) <= 1:
-            raise ValueError(f"{key} is {getattr(recipe, key)}, expected 0 to 1")
+    for key in SHARES:
+        if key in settings and not 0 <= settings[key] <= 1:
+            raise ValueError(f"{key} is {settings[key]}, expected 0 to 1")
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda' and torch finds no GPU, expected device=cpu here")
-    _check_model(recipe)
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from dcn_backbones.models.checkpoints import checkpoint_filter_fn
 from train.checkpoint import WEIGHTS
 from train.offsets import constrain_offsets
 from train.recipe import Recipe
+from train.settings import TrainingSettings
 
 
 def build_model(recipe: Recipe, deformable: bool = True) -> nn.Module:
@@ -30,7 +31,7 @@ def build_model(recipe: Recipe, deformable: bool = True) -> nn.Module:
     return model
 
 
-def place_model(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+def place_model(model: nn.Module, recipe: TrainingSettings, device: torch.device) -> nn.Module:
     """The same model on the device, in the recipe's memory format."""
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format)

@@ -7,10 +7,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dcn_backbones.layers import ModulatedDeformConv2d, offset_lr_scales
-from train.recipe import Recipe
+from train.settings import TrainingSettings
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+def parameter_groups(model: nn.Module, recipe: TrainingSettings) -> list[dict]:
     """Split trainable parameters by weight decay (none on vectors and biases) and by offset branch.
 
     timm's `param_group_fn` replaces its own weight-decay grouping, so both are done here. Groups of offset
@@ -37,13 +37,13 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     ]
 
 
-def _weight_decay(recipe: Recipe, is_offset: bool) -> float:
+def _weight_decay(recipe: TrainingSettings, is_offset: bool) -> float:
     if is_offset and recipe.offset_weight_decay is not None:
         return recipe.offset_weight_decay
     return recipe.weight_decay
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+def create_optimizer(model: nn.Module, recipe: TrainingSettings) -> Optimizer:
     """timm's optimizer `recipe.opt` over `parameter_groups`."""
     return create_optimizer_v2(
         model,
@@ -56,7 +56,7 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     )
 
 
-def load_optimizer_state(optimizer: Optimizer, saved: dict, recipe: Recipe) -> None:
+def load_optimizer_state(optimizer: Optimizer, saved: dict, recipe: TrainingSettings) -> None:
     """Load a state dict with the counters in its groups, but keep the settings of the recipe."""
     own_groups = optimizer.state_dict()["param_groups"]
     groups = [
@@ -67,7 +67,7 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict, recipe: Recipe) -> N
 
 
 def carry_over(
-    old: Optimizer, old_model: nn.Module, new: Optimizer, new_model: nn.Module, recipe: Recipe
+    old: Optimizer, old_model: nn.Module, new: Optimizer, new_model: nn.Module, recipe: TrainingSettings
 ) -> None:
     """Give `new` the state that `old` has of the parameters of the same name; the others start afresh."""
     saved = old.state_dict()
@@ -89,7 +89,7 @@ def carry_over(
     new.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _settings(group: dict, recipe: Recipe) -> dict:
+def _settings(group: dict, recipe: TrainingSettings) -> dict:
     """What the recipe, and not the training so far, decides of a group of a state dict."""
     keys = {"params", "lr", "initial_lr", "lr_scale", "weight_decay", "momentum", *recipe.opt_kwargs}
     return {key: value for key, value in group.items() if key in keys}
@@ -101,7 +101,7 @@ def _parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def create_scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
+def create_scheduler(optimizer: Optimizer, recipe: TrainingSettings, steps_per_epoch: int) -> Scheduler:
     """timm's schedule `recipe.sched`, updated after every optimizer step."""
     scheduler, _ = create_scheduler_v2(
         optimizer,

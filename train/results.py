@@ -77,6 +77,11 @@ def _row_name(result: dict[str, Any]) -> str:
     return f"{result['model']}, {result['perturbation']}" if changed else result["model"]
 
 
+def headline(result: dict[str, Any]) -> str:
+    """The one figure of a finished run: top-1 of a classifier, AP of a detector, both in percent."""
+    return f"top-1 {result['top1']:.2f} %" if "top1" in result else f"AP {result['AP']:.2f} %"
+
+
 def format_history(records: Sequence[dict[str, Any]], rows: int = 12) -> str:
     """A header, then lines of a training log: all, or `rows` of them evenly spread up to the last."""
     columns = {
@@ -87,6 +92,11 @@ def format_history(records: Sequence[dict[str, Any]], rows: int = 12) -> str:
         "val_loss": ("val loss", "8.3f"),
         "val_top1": ("val top-1", "9.2f"),
         "val_ema_top1": ("EMA top-1", "9.2f"),
+        "val_AP": ("AP", "6.2f"),
+        "val_AP50": ("AP50", "6.2f"),
+        "val_AP75": ("AP75", "6.2f"),
+        "val_mask_AP": ("mask AP", "7.2f"),
+        "val_ema_AP": ("EMA AP", "6.2f"),
         "val_offset_mean": ("|offset|", "8.3f"),
         "train_images_per_second": ("images/s", "8.1f"),
     }

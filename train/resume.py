@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoint import list_checkpoints, load_state, remove_unfinished
-from train.recipe import RECIPE, Recipe, read_yaml
+from train.recipe import RECIPE, read_yaml
+from train.settings import TrainingSettings
 
 MODES = ("auto", "never", "must")
-# Another value is another network, which cannot take the weights of a checkpoint.
-IDENTITY = ("model", "model_kwargs", "num_classes", "deform_from_epoch")
 
 
 @dataclass
@@ -21,13 +20,13 @@ class Progress:
         epoch: Epochs that are trained and evaluated.
         images: Images of the next epoch that are trained on, in all processes.
         trained: Whether that epoch lacks nothing but its evaluation.
-        totals: Sums over these images: loss, right ones, images, and the seconds they took.
+        totals: Sums over these images: what the learner measures, images, and the seconds they took.
     """
 
     epoch: int = 0
     images: int = 0
     trained: bool = False
-    totals: list[float] = field(default_factory=lambda: [0.0] * 4)
+    totals: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -36,19 +35,20 @@ class Progress:
 
     def add(self, values: list[float]) -> None:
         """Add the sums of the last steps to `totals`."""
-        self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]
+        totals = self.totals or [0.0] * len(values)
+        self.totals = [total + value for total, value in zip(totals, values, strict=True)]
 
-    def measured(self) -> dict[str, float]:
-        """Means over the epoch so far, by the names in the log."""
-        loss, right, images, seconds = self.totals
-        return {
-            "train_loss": loss / images,
-            "train_top1": 100 * right / images,
-            "train_images_per_second": images / max(seconds, 1e-9),
+    def measured(self, measures: dict[str, float]) -> dict[str, float]:
+        """Means over the epoch so far, each times the factor of its name; and images per second."""
+        *sums, images, seconds = self.totals
+        means = {
+            name: factor * total / images
+            for (name, factor), total in zip(measures.items(), sums, strict=True)
         }
+        return {**means, "images_per_second": images / max(seconds, 1e-9)}
 
 
-def find_checkpoint(output: Path, mode: str, recipe: Recipe) -> Path | None:
+def find_checkpoint(output: Path, mode: str, recipe: TrainingSettings) -> Path | None:
     """The checkpoint to go on from, or None for a start.
 
     Raises FileExistsError when `output` is not free for this run, and FileNotFoundError when `mode` is
@@ -66,12 +66,12 @@ def find_checkpoint(output: Path, mode: str, recipe: Recipe) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _check_same_run(output: Path, recipe: Recipe) -> None:
+def _check_same_run(output: Path, recipe: TrainingSettings) -> None:
     file = output / RECIPE
     if not file.is_file():
         return
     known = read_yaml(file)
-    for key in IDENTITY:
+    for key in recipe.identity:
         found, expected = known.get(key), getattr(recipe, key)
         if key in known and found != expected:
             raise FileExistsError(
@@ -85,7 +85,7 @@ def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     return Progress(**state["progress"]), state
 
 
-def resume_notices(state: dict[str, Any], recipe: Recipe, processes: int) -> list[str]:
+def resume_notices(state: dict[str, Any], recipe: TrainingSettings, processes: int) -> list[str]:
     """A sentence for each difference between a checkpoint's run and this one: what differs, what follows."""
     progress = Progress(**state["progress"])
     notices = []
@@ -114,6 +114,6 @@ def resume_notices(state: dict[str, Any], recipe: Recipe, processes: int) -> lis
     return notices
 
 
-def step_images(recipe: Recipe, processes: int) -> int:
+def step_images(recipe: TrainingSettings, processes: int) -> int:
     """Images of one optimizer step, in all processes."""
     return recipe.batch_size * recipe.accumulate * processes

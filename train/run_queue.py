@@ -3,10 +3,10 @@
 python train/run_queue.py QUEUE.yaml                 shows the state of every run
 python train/run_queue.py QUEUE.yaml --minutes 60    trains, in the order of the list
 
-QUEUE.yaml is a list of runs: `config`, and if wanted `output` (runs/RECIPE), `overrides` (a list of
-key=value) and `processes` (1). An entry with `for_each: {NAME: [VALUE, ...], ...}` is a run for each
-combination, the last name's values changing fastest, with $NAME in its texts replaced. All state is in
-the runs' own folders: copy them, and the queue goes on elsewhere.
+QUEUE.yaml is a list of runs: `config`, a recipe, whose task says which script trains it, and if wanted
+`output` (runs/RECIPE), `overrides` (a list of key=value) and `processes` (1). An entry with `for_each: {NAME:
+[VALUE, ...], ...}` is a run for each combination, the last name's values changing fastest, with $NAME in its
+texts replaced. All state is in the runs' own folders: copy them, and the queue goes on elsewhere.
 
 Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
 """
@@ -30,10 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import list_checkpoints
-from train.recipe import Recipe, load_recipe, read_yaml
+from train.recipe import load_recipe, read_yaml
+from train.results import headline
+from train.settings import TrainingSettings
 from train.signals import INTERRUPTED, StopSignals
 
 LOCK = ".lock"
+SCRIPTS = {"classification": "train.py", "detection": "detect.py"}  # of each recipe's task
 
 
 @dataclass
@@ -49,9 +52,9 @@ class QueuedRun:
     def folder(self) -> Path:
         return Path(self.output or Path("runs") / Path(self.config).stem)
 
-    def recipe(self, settings: Sequence[str]) -> Recipe:
+    def recipe(self, settings: Sequence[str]) -> TrainingSettings:
         """The recipe as it will be trained, with `settings` of all runs; raises ValueError or OSError."""
-        return load_recipe(self.config, [*self.overrides, *settings])
+        return load_recipe(self.config, [*self.overrides, *settings], task=None)
 
     def command(self, settings: Sequence[str]) -> list[str]:
         """What trains this run."""
@@ -59,7 +62,7 @@ class QueuedRun:
         return [
             sys.executable,
             *(launcher if self.processes > 1 else []),
-            str(Path(__file__).with_name("train.py")),
+            str(Path(__file__).with_name(SCRIPTS[self.recipe(settings).task])),
             *("--config", self.config, "--output", str(self.folder)),
             *self.overrides,
             *settings,
@@ -110,7 +113,7 @@ def describe_state(run: QueuedRun, settings: Sequence[str] = ()) -> str:
     """How far a run is, read from its folder."""
     if is_done(run):
         result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-        return f"done, top-1 {result['top1']:.2f} %"
+        return f"done, {headline(result)}"
     with locked(run.folder) as free:
         state = "stopped" if free else "running"
     checkpoints = list_checkpoints(run.folder)

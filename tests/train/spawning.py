@@ -1,5 +1,6 @@
 """Training runs in processes of their own, which can be killed; torch is imported once for all of them."""
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -15,26 +16,32 @@ from pathlib import Path
 import torch
 
 from train.checkpoint import list_checkpoints
-from train.recipe import Recipe, save_recipe
+from train.recipe import save_recipe
+from train.settings import TrainingSettings
+
+SCRIPTS = {"classification": "train.train", "detection": "train.detect"}
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["train.train"])
+context.set_forkserver_preload(list(SCRIPTS.values()))
 
 DEADLINE = 60.0  # seconds, for what takes two
 
 
-def start_run(recipe: Recipe, output: Path, *arguments: str, file_limit: int | None = None) -> BaseProcess:
-    """`train.py` on a recipe; stderr goes to `OUTPUT.stderr`. `file_limit` is the largest file, in bytes."""
+def start_run(
+    recipe: TrainingSettings, output: Path, *arguments: str, file_limit: int | None = None
+) -> BaseProcess:
+    """The script of a recipe's task; stderr goes to `OUTPUT.stderr`. `file_limit` is of a file, in bytes."""
     config = output.with_suffix(".yaml")
     save_recipe(recipe, config)
     command = ["train.py", "--config", str(config), "--output", str(output), *arguments]
-    process = context.Process(target=_train, args=(command, output.with_suffix(".stderr"), file_limit))
+    arguments = (SCRIPTS[recipe.task], command, output.with_suffix(".stderr"), file_limit)
+    process = context.Process(target=_train, args=arguments)
     process.start()
     return process
 
 
-def start_processes(size: int, recipe: Recipe, output: Path) -> list[BaseProcess]:
-    """`train.py` in `size` connected processes, as torchrun starts them."""
+def start_processes(size: int, recipe: TrainingSettings, output: Path) -> list[BaseProcess]:
+    """The same in `size` connected processes, as torchrun starts them."""
     port, processes = free_port(), []
     for rank in range(size):
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
@@ -80,7 +87,7 @@ def _runs(process: BaseProcess | subprocess.Popen) -> bool:
     return process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
 
 
-def _train(command: list[str], stderr: Path, file_limit: int | None) -> None:
+def _train(script: str, command: list[str], stderr: Path, file_limit: int | None) -> None:
     torch.set_num_threads(1)
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if file_limit is not None:
@@ -88,14 +95,11 @@ def _train(command: list[str], stderr: Path, file_limit: int | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # forkserver's children ignore it
     sys.argv = command
     from dcn_backbones.command import run_command
-    from train.train import main
 
-    run_command(main)
+    run_command(importlib.import_module(script).main)
 
 
-def _run_connected(environment: dict[str, str], recipe: Recipe, output: Path) -> None:
+def _run_connected(environment: dict[str, str], recipe: TrainingSettings, output: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(environment)
-    from train.train import run
-
-    run(recipe, output)
+    importlib.import_module(SCRIPTS[recipe.task]).run(recipe, output)

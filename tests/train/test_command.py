@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
             ["train/train.py", "--config", "train/recipes/resnet18_tiny100_64px.yaml", "epoch=1"],
             "error: unknown recipe key 'epoch', the known ones are:",
         ),
+        (
+            ["train/detect.py", "--config", "train/recipes/detection/resnet18_voc07.yaml", "data_dir=absent"],
+            "error: annotation file absent/instances_train.json does not exist, expected COCO JSON",
+        ),
     ],
 )
 def test_wrong_input_ends_in_a_sentence(arguments, sentence):
@@ -26,7 +30,9 @@ def test_wrong_input_ends_in_a_sentence(arguments, sentence):
     assert sentence in run.stderr and "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("script", ["train", "validate", "run_queue", "export_weights"])
+@pytest.mark.parametrize(
+    "script", ["train", "detect", "validate", "validate_detector", "run_queue", "export_weights"]
+)
 def test_bad_usage_is_one_sentence_and_exit_status_2(script):
     command = [sys.executable, f"train/{script}.py", "--nonsense"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -15,9 +15,9 @@ from spawning import DEADLINE, finish, free_port, start_processes, wait_until
 from torch import nn
 
 from train.checkpoint import WEIGHTS, list_checkpoints, load_state
+from train.classification import ClassificationLearner
 from train.data import create_train_loader
 from train.distribution import World
-from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model
 from train.random_state import seed_epoch
@@ -28,7 +28,7 @@ from train.train import run
 EXACT = {"amp": False, "epochs": 2, "mixup": 0.2, "color_jitter": 0.4, "opt": "adamw", "lr": 0.002}
 
 
-class FirstBatchBuffers(Learner):
+class FirstBatchBuffers(ClassificationLearner):
     """One process whose batch norm counts the first of a step's batches only, as the first process does."""
 
     def _accumulate_gradients(self, images, targets):

@@ -7,8 +7,8 @@ from torch import nn
 
 from dcn_backbones.layers import DeformConv2d
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
+from train.classification import ClassificationLearner
 from train.distribution import World
-from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model, deformed_model
 from train.results import read_log
@@ -20,10 +20,12 @@ LABELS = torch.tensor([0, 1, 2, 1])
 
 @pytest.fixture
 def make_learner(deformable_recipe):
-    def make(deformable: bool = True, **settings) -> Learner:
+    def make(deformable: bool = True, **settings) -> ClassificationLearner:
         torch.manual_seed(0)
         recipe = deformable_recipe(**{"amp": False, "accumulate": 1, **settings})
-        return Learner(build_model(recipe, deformable), Criterion(recipe, CPU), recipe, World(), 10)
+        return ClassificationLearner(
+            build_model(recipe, deformable), Criterion(recipe, CPU), recipe, World(), 10
+        )
 
     return make
 

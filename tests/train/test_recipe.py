@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from train.checks import check_recipe
+from train.classification import ClassificationLearner
 from train.data import create_train_loader
 from train.distribution import World
-from train.learner import Learner
 from train.losses import Criterion
 from train.networks import build_model
 from train.recipe import load_recipe, make_recipe, save_recipe
@@ -30,7 +30,7 @@ def test_every_recipe_builds_its_model_and_takes_two_steps(path, image_folder):
     recipe = dataclasses.replace(load_recipe(path), **overrides, accumulate=1, cache="", amp=False)
     check_recipe(recipe)
     loader = create_train_loader(recipe)
-    learner = Learner(
+    learner = ClassificationLearner(
         build_model(recipe), Criterion(recipe, torch.device("cpu")), recipe, World(), len(loader)
     )
     before = [parameter.detach().clone() for parameter in learner.model.parameters()]

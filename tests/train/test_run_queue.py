@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.recipe import save_recipe
+from train.detection.recipe import DetectionRecipe
+from train.recipe import Recipe, save_recipe
 from train.run_queue import QueuedRun, describe_state, locked, read_queue
 
 ROOT = Path(__file__).parents[2]
@@ -119,10 +121,25 @@ def test_queue_of_the_project_can_be_trained(path, monkeypatch):
         assert start == Path() or str(start.parent) in earlier or path.stem == "caltech101_tuning"
 
 
-def test_several_processes_are_started_by_torchrun():
-    command = QueuedRun("recipe.yaml", processes=2).command(["device=cpu"])
+def test_several_processes_are_started_by_torchrun(small_recipe, tmp_path):
+    save_recipe(small_recipe(), tmp_path / "recipe.yaml")
+    command = QueuedRun(str(tmp_path / "recipe.yaml"), processes=2).command(["device=cpu"])
     assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     assert command[-3:] == ["--output", "runs/recipe", "device=cpu"]
+
+
+@pytest.mark.parametrize(("recipe", "script"), [(Recipe(), "train.py"), (DetectionRecipe(), "detect.py")])
+def test_task_of_a_recipe_chooses_the_script(recipe, script, tmp_path):
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    command = QueuedRun(str(tmp_path / "recipe.yaml")).command([])
+    assert Path(command[1]) == ROOT / "train" / script and Path(command[1]).is_file()
+
+
+def test_finished_runs_tell_their_figure(tmp_path):
+    for name, result, told in (("a", {"top1": 12.345}, "top-1 12.35 %"), ("b", {"AP": 6.789}, "AP 6.79 %")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(result))
+        assert describe_state(QueuedRun("recipe.yaml", output=str(tmp_path / name))) == f"done, {told}"
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,14 @@ def create_eval_loader(
         batching = {"batch_size": batch_size}
     else:
         images = EvaluationImages(source, transform)
-        share = _share(len(source), batch_size, rank, world_size)
+        share = rank_share(len(source), batch_size, rank, world_size)
         batching = {"batch_sampler": share, "persistent_workers": workers > 0}
     batches = create_worker_loader(images, workers, device, **batching)
     return EvalLoader(batches, BatchFinisher(device, data_config["mean"], data_config["std"], max_damaged))
 
 
-def _share(images: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+def rank_share(images: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """Batches of image indices: one rank's contiguous part of all."""
     length = math.ceil(images / world_size)
     indices = range(images)[rank * length : (rank + 1) * length]
     return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]

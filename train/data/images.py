@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from train.data.order import SampleKey
@@ -43,8 +44,12 @@ class TrainingImages(Dataset):
                 damaged.append(str(error))
                 continue
             with seeded(self.seed, *key):
-                return Sample(self.transform(image), target, damaged)
+                return Sample(*self.prepare(image, target), damaged)
         return Sample(None, -1, damaged)
+
+    def prepare(self, image: Image.Image, target: Any) -> tuple[torch.Tensor, Any]:
+        """The augmented image, and its target as it becomes."""
+        return self.transform(image), target
 
 
 class EvaluationImages(Dataset):
@@ -61,7 +66,11 @@ class EvaluationImages(Dataset):
             image, target = self.source[index]
         except DamagedImageError as error:
             return Sample(None, -1, [str(error)])
-        return Sample(self.transform(image), target, [])
+        return Sample(*self.prepare(image, target), [])
+
+    def prepare(self, image: Image.Image, target: Any) -> tuple[torch.Tensor, Any]:
+        """The transformed image and its target."""
+        return self.transform(image), target
 
 
 def collate(samples: list[Sample]) -> Batch:

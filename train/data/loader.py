@@ -18,13 +18,11 @@ from train.data.workers import create_worker_loader
 from train.recipe import Recipe
 
 
-class TrainLoader:
-    """Batches of one rank: images (B, 3, H, W) float32, labels (B,) int64 or soft labels (B, num_classes)."""
+class EpochLoader:
+    """Batches of one rank, which begin where they are asked to."""
 
-    def __init__(self, recipe: Recipe, batches: Iterable[Batch], order: TrainingOrder | StreamOrder):
+    def __init__(self, batches: Iterable[Batch], order: TrainingOrder | StreamOrder):
         self.batches, self.order = batches, order
-        self.seed, self.mixup = recipe.seed, create_mixup(recipe)
-        self.finish = BatchFinisher(torch.device(recipe.device), recipe.mean, recipe.std, recipe.max_damaged)
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -34,6 +32,20 @@ class TrainLoader:
         """Choose what the next iteration yields: an epoch from one of its batches on, both from 0."""
         self.order.epoch, self.order.first_batch = epoch, first_batch
 
+    def place(self, number: int) -> int:
+        """A batch of the epoch counted over all ranks, as one process that accumulates them counts."""
+        ranks = self.order.global_batch // self.order.batch_size
+        return number * ranks + self.order.rank
+
+
+class TrainLoader(EpochLoader):
+    """Batches of one rank: images (B, 3, H, W) float32, labels (B,) int64 or soft labels (B, num_classes)."""
+
+    def __init__(self, recipe: Recipe, batches: Iterable[Batch], order: TrainingOrder | StreamOrder):
+        super().__init__(batches, order)
+        self.seed, self.mixup = recipe.seed, create_mixup(recipe)
+        self.finish = BatchFinisher(torch.device(recipe.device), recipe.mean, recipe.std, recipe.max_damaged)
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         epoch, first_batch = self.order.epoch, self.order.first_batch
         for number, batch in enumerate(self.batches, start=first_batch):
@@ -41,9 +53,7 @@ class TrainLoader:
             yield self._mixed(images, targets, epoch, number) if self.mixup else (images, targets)
 
     def _mixed(self, images, targets, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # Counted over all ranks in the order of their parts, as one process that accumulates them counts.
-        ranks = self.order.global_batch // self.order.batch_size
-        with seeded(self.seed, epoch, number * ranks + self.order.rank):
+        with seeded(self.seed, epoch, self.place(number)):
             return self.mixup(images, targets)
 
 

@@ -22,11 +22,10 @@ def create_worker_loader(images: Any, workers: int, device: torch.device, **opti
     return DataLoader(
         images,
         num_workers=workers,
-        collate_fn=collate,
         pin_memory=device.type == "cuda",
         worker_init_fn=leave_process_group,
         multiprocessing_context=START_METHOD if workers > 0 else None,
-        **{"generator": torch.Generator(), **options},
+        **{"collate_fn": collate, "generator": torch.Generator(), **options},
     )
 
 
