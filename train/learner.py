@@ -24,6 +24,16 @@ def amp_dtype(recipe: TrainingSettings) -> torch.dtype | None:
     return AMP_DTYPES[recipe.amp_dtype] if recipe.amp else None
 
 
+def slow_autocast(recipe: TrainingSettings) -> str:
+    """A sentence when half precision takes longer than float32 here, else nothing."""
+    if recipe.amp and recipe.device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return (
+            f"this processor has no AVX-512, without which {recipe.amp_dtype} takes several times as long as "
+            "float32; amp=false is faster here"
+        )
+    return ""
+
+
 class Learner(ABC):
     """A network and all that trains it, in every process of a run.
 
@@ -52,8 +62,9 @@ class Learner(ABC):
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last step, without the offsets' scale."""
-        return max(group["lr"] for group in self.optimizer.param_groups)
+        """The learning rate of the last step, without the scales of groups of parameters."""
+        groups = self.optimizer.param_groups
+        return max(group["lr"] / group["lr_scale"] for group in groups if group["lr_scale"] > 0)
 
     def train(self) -> None:
         """Training mode."""

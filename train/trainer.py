@@ -13,7 +13,7 @@ import torch
 
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, save_checkpoint, save_weights
 from train.distribution import World, connect
-from train.learner import Learner
+from train.learner import Learner, slow_autocast
 from train.random_state import random_state, restore_random_state, seed_epoch
 from train.recipe import RECIPE, save_recipe
 from train.report import Report
@@ -235,6 +235,8 @@ def run_training(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with connect(recipe.device) as world, StopSignals() as signals:
+        if world.is_first and (notice := slow_autocast(recipe)):
+            _logger.warning(notice)
         trainer = trainer_class(recipe, output, world, signals, resume, wandb)
         try:
             return trainer.train()

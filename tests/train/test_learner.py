@@ -9,8 +9,10 @@ from dcn_backbones.layers import DeformConv2d
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
 from train.classification import ClassificationLearner
 from train.distribution import World
+from train.learner import slow_autocast
 from train.losses import Criterion
 from train.networks import build_model, deformed_model
+from train.recipe import Recipe
 from train.results import read_log
 from train.train import run
 
@@ -46,6 +48,19 @@ def test_accumulated_batches_are_one_large_one(make_learner):
         torch.testing.assert_close(found, expected)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_rate_is_that_of_no_scaled_parameters(make_learner):
+    learner = make_learner(lr=0.1, modulated_lr_scale=4.0, offset_lr_scale=0.0)
+    assert max(group["lr"] for group in learner.optimizer.param_groups) == pytest.approx(0.4)
+    assert learner.rate == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False), ("SVE256", False)])
+def test_half_precision_that_is_slow_is_told(capability, warned, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert ("amp=false is faster" in slow_autocast(Recipe(amp=True))) == warned
+    assert not slow_autocast(Recipe(amp=False))
 
 
 def test_compiled_network_takes_the_same_step(make_learner):

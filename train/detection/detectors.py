@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -63,19 +62,11 @@ def fit_to_recipe(detector: FasterRCNN, recipe: TrainingSettings) -> FasterRCNN:
     constrain_offsets(detector, recipe.offset_clamp, recipe.offset_penalty)
     if recipe.channels_last:
         detector.backbone.register_forward_pre_hook(_channels_last)
-    if recipe.amp:
-        # torchvision gives boxes the type of what is predicted: bfloat16 would round them to 4 pixels at 800.
-        for head in (detector.rpn.head, detector.roi_heads.box_predictor):
-            head.register_forward_hook(_float32)
     return detector
 
 
 def _channels_last(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].contiguous(memory_format=torch.channels_last),)
-
-
-def _float32(module: nn.Module, inputs: tuple, output: Any) -> Any:
-    return output.float() if isinstance(output, Tensor) else [_float32(module, inputs, one) for one in output]
 
 
 def start_detector(detector: FasterRCNN, init_from: str, categories: Sequence[str], file: Path) -> None:
