@@ -65,9 +65,9 @@ def small_network(layer_class: type[nn.Module] = nn.Conv2d, size: int = 24) -> n
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1),
         nn.Tanh(),
-        layer_class(4, 4, 3, padding=1),
+        layer_class(4, 4, 3, padding=1, bias=True),
         nn.Tanh(),
-        layer_class(4, 5, 3, padding=2, dilation=2),
+        layer_class(4, 5, 3, padding=2, dilation=2, bias=True),
         nn.Flatten(),
         nn.Linear(5 * (size // 2) ** 2, 3),
     ).double()

@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from dcn_backbones.analysis import RoI, effective_bin_locations
+from dcn_backbones.analysis.node import output_of
 from dcn_backbones.layers import DeformRoIPool, ModulatedDeformRoIPool, MultiScaleDeformRoIPool
 
 from .conftest import FixedOffsets, small_detector
@@ -72,10 +73,8 @@ def test_torchvisions_pooling_is_one_without_offsets():
     for box in (BOX, (20.0, 10.0, 30.0, 22.0), (3.0, 3.0, 3.5, 30.0)):  # of several levels, and under a pixel
         picture, node = image(), RoI(box)
         before = node.responses(plain, picture)
-        responses = []
-        hook = plain.roi_heads.box_head.register_forward_hook(lambda *call: responses.append(call[2]))
-        found = effective_bin_locations(plain, picture, node)
-        hook.remove()
+        with output_of(plain.roi_heads.box_head) as responses:
+            found = effective_bin_locations(plain, picture, node)
         torch.testing.assert_close(responses[0], before)
         assert torch.equal(found.positions, found.regular) and (found.weights == 1).all()
         assert found.strengths.shape == (BINS,) and found.strengths.max() > 0

@@ -56,10 +56,10 @@ def test_the_features_of_a_region_are_those_of_torchvisions_heads():
 @pytest.mark.parametrize(
     "node, sentence",
     [
-        (Point("layer2", 12, 3), r"point \(12, 3\) is outside the map of layer2; expected x from 0 to 11 and y"),
+        (Point("layer2", 12, 3), r"point \(12, 3\) is outside the map of layer2; expected x from 0 to 11"),
         (Point("layer2", -1, 3), r"point \(-1, 3\) is outside"),
         (Point("layer9", 0, 0), "ResNet has no layer 'layer9'; expected one of conv1, .*layer4, global_pool"),
-        (Point("layer2.2.conv1", 0, 0), "no layer 'layer2.2.conv1'; expected one of layer2.0, layer2.1, or one"),
+        (Point("layer2.2.conv1", 0, 0), "no layer 'layer2.2.conv1'; expected one of layer2.0, layer2.1, or"),
         (Point("layer2.0.conv1.x", 0, 0), "expected one of none, it ends there"),
         (Point("fc", 0, 0), r"layer 'fc' gives \(2, 10\); expected one with a feature map"),
         (Point("layer2", 0, 0, channel=128), "128 is none of the channels of layer2; expected 0 to 127"),

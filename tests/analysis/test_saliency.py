@@ -69,7 +69,7 @@ def test_the_region_is_where_the_response_comes_from(image):
 
     class Corner(torch.nn.Module):
         def forward(self, images):
-            return images[:, :1, SIZE // 2 :, : SIZE // 2].mean((2, 3)) + 0.5 * images[:, :1, :1, -1].abs()
+            return images[:, :1, SIZE // 2 :, : SIZE // 2].mean((2, 3)) + 0.5 * images[:, :1, 0, -1].abs()
 
     picture = image.clone()
     picture[0, 0, SIZE // 2 :, : SIZE // 2] += 5

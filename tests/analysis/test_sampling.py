@@ -61,7 +61,7 @@ TRANSFORMATIONS = {
     "scaled": [[2.0, 0.0], [0.0, 2.0]],
     "stretched": [[3.0, 0.0], [0.0, 1.0]],
     "rotated by a quarter": [[0.0, -1.0], [1.0, 0.0]],
-    "rotated by 30 degrees": [[3**0.5 / 2, -0.5], [0.5, 3**0.5 / 2]],
+    "rotated by 37 degrees": [[0.8, -0.6], [0.6, 0.8]],
     "sheared": [[1.0, 0.4], [0.0, 1.0]],
 }
 
