@@ -1,8 +1,10 @@
 """Looking at what a network does with a photograph: its classes in words, and where it looks for them."""
 
+from .annotations import AnnotatedImage, read_annotations
 from .bins import BinLocations, effective_bin_locations
 from .classify import Prediction, classify, load_model
 from .dilation import LayerDilation, effective_dilation
+from .dilation_table import DilationBySize, dilation_by_size, format_dilation
 from .effective_locations import EffectiveLocations, effective_sampling_locations, merge_locations
 from .node import ClassLogit, Node, Point, RoI, point_at
 from .offset_health import OffsetHealth, format_health, offset_health
@@ -15,8 +17,10 @@ from .saliency import SaliencyRegion, saliency_region
 from .sampling import SamplingLocations, sampling_locations, trace_sampling
 
 __all__ = [
+    "AnnotatedImage",
     "BinLocations",
     "ClassLogit",
+    "DilationBySize",
     "EffectiveLocations",
     "InputGeometry",
     "LayerDilation",
@@ -30,17 +34,20 @@ __all__ = [
     "SaliencyRegion",
     "SamplingLocations",
     "classify",
+    "dilation_by_size",
     "draw_sampling",
     "effective_bin_locations",
     "effective_dilation",
     "effective_receptive_field",
     "effective_sampling_locations",
+    "format_dilation",
     "format_health",
     "load_model",
     "merge_locations",
     "offset_health",
     "plot_sampling",
     "point_at",
+    "read_annotations",
     "read_image",
     "record_sampling",
     "saliency_region",

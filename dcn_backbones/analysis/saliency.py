@@ -12,7 +12,7 @@ progressively; the details of its appendix are not given here but chosen:
   order, the most important first, gives nested regions from none of the cells to all of them. A batch of
   these, evenly spread over all sizes, is tried; then one of the sizes between the smallest good one and the
   largest below it, and so on. The smallest good one is the region of the next round. A size of cells is left
-  when a round takes away less than a twentieth of the region, at the latest after three rounds.
+  when a round takes away less than a fifth of the region, at the latest after two rounds.
 
 So the region is good, and none of the smaller nested ones that the last round tried is. Others may be: the
 error need not fall with every cell that is put back. All masked images of a step run as batches.
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from .node import Node
 from .running import check_images, evaluating
 
-_ENOUGH = 0.95  # of the region left by a round: another would take as long and gain less
-_ROUNDS = 3  # of each size of cells
+_ENOUGH = 0.8  # of the region left by a round: another would take as long and gain less
+_ROUNDS = 2  # of each size of cells
 _TRIED_AT_ONCE = 16  # nested regions
 
 Progress = Callable[[int], object]
