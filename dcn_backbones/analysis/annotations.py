@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,6 +78,19 @@ def network_input(
     image = functional.normalize(functional.to_tensor(photograph), config["mean"], config["std"])
     scale = torch.tensor([new / old for new, old in zip(photograph.size, size, strict=True)] * 2)
     return image[None].to(next(model.parameters())), annotated.boxes * scale, annotated.left_out * scale
+
+
+def exchange_boxes(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+    """The same images, each with the boxes of the next, stretched to its size: a control.
+
+    What still differs between these boxes and the background comes from where objects are in photographs,
+    and not from the objects.
+    """
+    return [
+        replace(image, boxes=other.boxes * scale, left_out=other.left_out * scale)
+        for image, other in zip(images, [*images[1:], *images[:1]], strict=True)
+        for scale in (torch.tensor([new / old for new, old in zip(image.size, other.size, strict=True)] * 2),)
+    ]
 
 
 def _boxes_by_image(annotations: Sequence[dict]) -> dict[int, tuple[Tensor, Tensor]]:

@@ -115,6 +115,17 @@ def format_dilation(layers: Sequence[DilationBySize]) -> str:
     return "\n".join(lines)
 
 
+def format_above_background(layers: Sequence[DilationBySize]) -> str:
+    """A table of `DilationBySize.above_background`: for each layer mean, standard error and number of images."""
+    width = max(len("layer"), *(len(entry.layer) for entry in layers))
+    lines = ["  ".join([f"{'layer':<{width}}", *(f"{name:>22}" for name in CLASSES[:BACKGROUND])])]
+    for entry in layers:
+        columns = zip(*entry.above_background(), strict=True)
+        cells = (f"{f'{mean:+.3f} +- {error:.3f} (n={number})':>22}" for mean, error, number in columns)
+        lines.append("  ".join([f"{entry.layer:<{width}}", *cells]))
+    return "\n".join(lines)
+
+
 def _inside(centres: Tensor, boxes: Tensor) -> Tensor:
     """Whether centres ``(H, W, 2)`` are in boxes ``(B, 4)``: ``(H, W, B)``."""
     positions = centres[:, :, None] + 0.5

@@ -1,13 +1,22 @@
 """Effective dilation by object size: which box a filter is on, and the statistics of each class."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcn_backbones.analysis import dilation_by_size, effective_dilation, format_dilation, read_annotations
+from dcn_backbones.analysis import (
+    DilationBySize,
+    dilation_by_size,
+    effective_dilation,
+    exchange_boxes,
+    format_above_background,
+    format_dilation,
+    read_annotations,
+)
 from dcn_backbones.analysis.annotations import network_input
 from dcn_backbones.analysis.dilation_table import object_classes
 
@@ -69,6 +78,14 @@ def test_annotations_are_read(coco):
     assert second.path.parent.name == "val" and len(second.boxes) == 0 and len(second.left_out) == 1
 
 
+def test_exchanged_boxes_are_those_of_the_next_image_in_its_size(coco):
+    first, second = read_annotations(coco)
+    exchanged = exchange_boxes([first, replace(second, size=(48, 128))])
+    assert [image.path for image in exchanged] == [first.path, second.path]
+    assert exchanged[1].boxes.tolist() == [[0, 0, 20, 64]] and len(exchanged[0].boxes) == 0
+    assert exchanged[0].left_out.tolist() == [[0, 0, 180, 30]]
+
+
 def test_boxes_grow_with_the_image(coco, make_network):
     first, _ = read_annotations(coco)
     image, boxes, left_out = network_input(make_network(), first, short_side=128)
@@ -101,6 +118,20 @@ def test_statistics_of_each_class(coco, make_network):
     mean, error, number = found.above_background()
     assert number.tolist() == [1, 0, 0] and error[0].isnan()
     assert mean[0] == found.image_means[0, SMALL] - found.image_means[0, BACKGROUND]
+    assert format_above_background([found]).splitlines()[1].split()[:2] == [
+        "layer2.1.conv1",
+        f"{mean[0]:+.3f}",
+    ]
+
+
+def test_objects_are_compared_with_the_background_of_their_image():
+    image_means = torch.tensor(
+        [[1.0, 9, 9, 3], [2, 9, 9, 3], [5, float("nan"), 9, 3], [7, 9, 9, float("nan")]]
+    )
+    entry = DilationBySize("a", *(torch.zeros(4),) * 3, image_means.double())
+    mean, error, number = entry.above_background()
+    assert number.tolist() == [3, 2, 3] and mean.tolist() == [pytest.approx(-1 / 3), 6, 6]
+    assert error.tolist() == [pytest.approx(np.std([-2, -1, 2], ddof=1) / 3**0.5), 0, 0]
 
 
 def test_without_offsets_everything_is_one(coco, make_network):
