@@ -116,7 +116,7 @@ def format_dilation(layers: Sequence[DilationBySize]) -> str:
 
 
 def format_above_background(layers: Sequence[DilationBySize]) -> str:
-    """A table of `DilationBySize.above_background`: for each layer mean, standard error and number of images."""
+    """A table of `DilationBySize.above_background`: mean, standard error and number of images."""
     width = max(len("layer"), *(len(entry.layer) for entry in layers))
     lines = ["  ".join([f"{'layer':<{width}}", *(f"{name:>22}" for name in CLASSES[:BACKGROUND])])]
     for entry in layers:

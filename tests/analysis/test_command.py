@@ -59,14 +59,21 @@ def test_regular_dcnv1_and_dcnv2_side_by_side(models, annotations, tmp_path, cap
     assert status == 0 and capsys.readouterr().out == f"wrote {out / 'index.html'}\n"
     assert f"looking with {models[2]}" in screen.getvalue() and "masked images" in screen.getvalue()
     page = (out / "index.html").read_text()
-    assert page.count("<h2>Node ") == 2 and "unit (2, 2) of layer3" in page and "logit of class 3" in page
+    assert page.count("<h2>Node ") == 1 and "unit (2, 2) of layer3" in page
     pictures = re.findall(r'(?:src|href|srcset)="([^"]+)"', page)
     assert set(pictures) == {path.name for path in out.iterdir()} - {"index.html"}
-    assert len(re.findall("<img src", page)) == 2 * 4 * 3
+    assert len(re.findall("<img src", page)) == 4 * 3 + 2
     assert not re.search("https?://", page)
     assert page.count("Effective dilation by object size") == 2  # the plain network has none
     assert page.count("<h2>Offsets and modulation") == 2
     assert "prefers-color-scheme: dark" in page
+
+
+def test_a_logit_on_the_page(models, tmp_path):
+    out = tmp_path / "logit"
+    assert main([PHOTOGRAPH, "--model", models[0], "--classes", "3", "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    assert page.count("<h2>Node ") == 1 and "logit of class 3" in page and "not of a logit" in page
 
 
 def test_the_centre_of_the_embedded_network_is_the_default(tmp_path):
