@@ -100,13 +100,14 @@ def saliency_region(
         fill = image[0].mean((1, 2), keepdim=True) if fill is None else fill
         errors = _Errors(model, image, node, fill, batch_size, progress)
         region = torch.ones(image.shape[2:], dtype=torch.bool, device=image.device)
-        for number in cells:
-            labels = _grid(number, region)
+        for labels in (_grid(number, region) for number in cells):
             for _ in range(_ROUNDS):
                 rank, sizes, tried = _round(errors, region, labels, bound)
-                before, region = region, rank < sizes[-1]
-                if region.sum() > _ENOUGH * before.sum():
+                before, region = region.sum(), rank < sizes[-1]
+                if not region.any() or region.sum() > _ENOUGH * before:
                     break
+            if not region.any():
+                break
     # Clones of tensors made in inference mode are normal ones outside of it.
     return SaliencyRegion(
         region.clone(), bound, rank.clone(), sizes.clone(), tried.clone(), errors.evaluations

@@ -117,6 +117,16 @@ def test_errors(network, image, options, sentence):
         saliency_region(network, image, ClassLogit(0), **options)
 
 
+def test_a_response_that_does_not_depend_on_the_image_has_no_region(image):
+    class Constant(torch.nn.Module):
+        def forward(self, images):
+            assert len(images), "nothing to run"
+            return images.new_ones(len(images), 2)
+
+    found = saliency_region(Constant(), image, ClassLogit(1))
+    assert found.share == 0 and found.error == 0 and found.nested.tolist() == [0]
+
+
 def test_no_response_is_an_error(image):
     class Nothing(torch.nn.Module):
         def forward(self, images):
