@@ -5,9 +5,16 @@ import torch
 from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
-from dcn_backbones.analysis import RoI, effective_bin_locations
+from dcn_backbones.analysis import (
+    RoI,
+    effective_bin_locations,
+    effective_receptive_field,
+    effective_sampling_locations,
+    record_sampling,
+    saliency_region,
+)
 from dcn_backbones.analysis.node import output_of
-from dcn_backbones.layers import DeformRoIPool, ModulatedDeformRoIPool, MultiScaleDeformRoIPool
+from dcn_backbones.layers import DeformConv2d, DeformRoIPool, ModulatedDeformRoIPool, MultiScaleDeformRoIPool
 
 from .conftest import FixedOffsets, small_detector
 
@@ -88,3 +95,17 @@ def test_errors():
     detector.roi_heads.box_roi_pool = nn.Identity()
     with pytest.raises(ValueError, match="boxes are pooled by Identity; expected MultiScaleDeformRoIPool or"):
         effective_bin_locations(detector, image(), RoI(BOX))
+
+
+def test_other_methods_see_a_detectors_backbone_and_its_regions():
+    detector = small_detector(MultiScaleRoIAlign(NAMES, (3, 2), 2))
+    detector.backbone.stem = DeformConv2d(3, 6, 3, stride=4, padding=1).double()
+    picture, node = image(), RoI(BOX)
+    (entry,) = record_sampling(detector, picture)
+    assert entry.name == "backbone.stem" and entry.stride == 4 and entry.positions.shape == (16, 24, 9, 2)
+    (found,) = effective_sampling_locations(detector, picture, node)
+    assert found.layer == "backbone.stem" and (found.positions[:, 0] <= BOX[2] + 8).all()
+    field = effective_receptive_field(detector, picture, node)
+    assert field.shape == (64, 96) and field[:, :60].sum() > 0 and field[:, 80:].sum() == 0
+    region = saliency_region(detector, picture, node, cells=(4,))
+    assert region.error <= 0.2 and 0 < region.share < 1

@@ -47,9 +47,13 @@ def moved_by_hand(network: nn.Module, name: str, picture: torch.Tensor, node) ->
     return differences.view(SAMPLES, 2, *samples.shape[1:]).norm(dim=1).permute(1, 2, 0)
 
 
-@pytest.mark.parametrize("layer_class", [DeformConv2d, ModulatedDeformConv2d])
 @pytest.mark.parametrize(
-    "name, node", [("4", Point("4", 3, 5)), ("2", Point("4", 3, 5)), ("2", ClassLogit(1))]
+    "layer_class, name, node",
+    [
+        (DeformConv2d, "4", Point("4", 3, 5)),
+        (ModulatedDeformConv2d, "2", Point("4", 3, 5)),
+        (DeformConv2d, "2", ClassLogit(1)),
+    ],
 )
 @torch.no_grad()
 def test_a_strength_is_what_moving_the_sample_changes(layer_class, name, node):
