@@ -33,27 +33,15 @@ def annotations(tmp_path) -> str:
     image = {"id": 1, "file_name": "chelsea.png", "width": 451, "height": 300}
     (tmp_path / "chelsea.png").write_bytes(Path(PHOTOGRAPH).read_bytes())
     path = tmp_path / "boxes.json"
-    path.write_text(
-        json.dumps({"images": [image], "annotations": [{"image_id": 1, "bbox": [100, 20, 200, 250]}]})
-    )
+    box = {"image_id": 1, "bbox": [100, 20, 200, 250]}
+    path.write_text(json.dumps({"images": [image], "annotations": [box]}))
     return str(path)
 
 
 def test_regular_dcnv1_and_dcnv2_side_by_side(models, annotations, tmp_path, capsys, terminal):
     out = tmp_path / "looking"
     chosen = [text for name in models for text in ("--model", name)]
-    options = [
-        "--points",
-        "225,150",
-        "--classes",
-        "3",
-        "--layer",
-        "layer3",
-        "--bound",
-        "0.9",
-        "--out",
-        str(out),
-    ]
+    options = ["--points", "225,150", "--layer", "layer3", "--bound", "0.9", "--out", str(out)]
     with terminal as screen:
         status = main([PHOTOGRAPH, *chosen, *options, "--annotations", annotations, "--short-side", "64"])
     assert status == 0 and capsys.readouterr().out == f"wrote {out / 'index.html'}\n"
