@@ -16,11 +16,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from dcn_backbones.analysis import (
     VIEWS,
+    AnnotatedImage,
     ClassLogit,
     Preprocessing,
     SpatialSupport,
@@ -40,7 +42,7 @@ from dcn_backbones.analysis import (
 )
 from dcn_backbones.analysis.page import Report, figure_name, picture_name, write_page
 from dcn_backbones.analysis.photograph import image_centre
-from dcn_backbones.command import CommandParser, exit_status
+from dcn_backbones.command import CommandParser, exit_status, point_argument
 
 Models = list[tuple[str, nn.Module]]
 
@@ -58,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--points",
         nargs="+",
-        type=_point,
+        type=point_argument,
         metavar="X,Y",
         help="pixels of the photograph (default: its centre)",
     )
@@ -103,16 +105,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _point(text: str) -> tuple[float, float]:
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a point; expected X,Y in pixels, as 120,80"
-        ) from None
-    return x, y
-
-
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of them; expected 1 or more")
@@ -123,27 +115,32 @@ def analyse(options: argparse.Namespace) -> None:
     photograph = read_image(options.image)
     annotated = read_annotations(options.annotations)[: options.images] if options.annotations else []
     models = [(name, load_model(name)) for name in options.model or ["dcnv2_resnet18"]]
-    targets = [*(options.points or [image_centre(photograph)] * (not options.classes))]
-    targets += [ClassLogit(index) for index in options.classes]
-    settings = SupportSettings(options.layer, options.levels, options.bound)
-    with tqdm(unit=" masked images", disable=None, leave=False) as progress:
-        nodes = []
-        for index, target in enumerate(targets, 1):
-            nodes.append(_look(models, photograph, target, settings, progress))
-            options.out.mkdir(parents=True, exist_ok=True)  # not before anything that may be wrong
-            _draw(options.out, index, nodes[-1])
-    reports = [*_health(models, photograph, options.out)]
-    for name, model in models:
-        shown = tqdm(annotated, desc=f"effective dilation of {name}", unit="image", disable=None, leave=False)
-        if annotated and _is_deformable(model):
-            table = format_dilation(dilation_by_size(model, shown, options.short_side))
-            reports.append(Report(f"Effective dilation by object size: {name}", table))
+    nodes = _look_at_all(models, photograph, options)
+    reports = [*_health(models, photograph, options.out), *_dilation(models, annotated, options.short_side)]
     write_page(options.out / "index.html", Path(options.image).name, nodes, reports)
     print(f"wrote {options.out / 'index.html'}")
 
 
+def _look_at_all(
+    models: Models, photograph: Image.Image, options: argparse.Namespace
+) -> list[list[SpatialSupport]]:
+    """The views of every node in every model, drawn too."""
+    points = options.points or ([] if options.classes else [image_centre(photograph)])
+    settings, nodes = SupportSettings(options.layer, options.levels, options.bound), []
+    with tqdm(unit=" masked images", disable=None, leave=False) as progress:
+        for target in [*points, *map(ClassLogit, options.classes)]:
+            nodes.append(_look(models, photograph, target, settings, progress))
+            options.out.mkdir(parents=True, exist_ok=True)  # not before anything that may be wrong
+            _draw(options.out, len(nodes), nodes[-1])
+    return nodes
+
+
 def _look(
-    models: Models, photograph, target, settings: SupportSettings, progress: tqdm
+    models: Models,
+    photograph: Image.Image,
+    target: tuple[float, float] | ClassLogit,
+    settings: SupportSettings,
+    progress: tqdm,
 ) -> list[SpatialSupport]:
     """The views of one node in every model."""
     found = []
@@ -162,7 +159,7 @@ def _draw(folder: Path, node: int, supports: list[SpatialSupport]) -> None:
                 plot_view(support, view, folder / picture_name(node, column, view, suffix))
 
 
-def _health(models: Models, photograph, folder: Path) -> Iterator[Report]:
+def _health(models: Models, photograph: Image.Image, folder: Path) -> Iterator[Report]:
     for column, (name, model) in enumerate(models, 1):
         if _is_deformable(model):
             image = Preprocessing(model)(photograph)
@@ -171,6 +168,14 @@ def _health(models: Models, photograph, folder: Path) -> Iterator[Report]:
                 plot_distribution(layers, folder / picture.format(background=background), background)
             table = format_health(offset_health(model, image))
             yield Report(f"Offsets and modulation in this photograph: {name}", table, picture)
+
+
+def _dilation(models: Models, annotated: list[AnnotatedImage], short_side: int | None) -> Iterator[Report]:
+    for name, model in models:
+        if annotated and _is_deformable(model):
+            title = f"Effective dilation by object size: {name}"
+            shown = tqdm(annotated, desc=title, unit="image", disable=None, leave=False)
+            yield Report(title, format_dilation(dilation_by_size(model, shown, short_side)))
 
 
 def _is_deformable(model: nn.Module) -> bool:
