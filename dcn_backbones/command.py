@@ -36,6 +36,17 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} ({self.prog} --help shows examples)\n")
 
 
+def point_argument(text: str) -> tuple[float, float]:
+    """Type of an argument ``X,Y``, in pixels."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a point; expected X,Y in pixels, as 120,80"
+        ) from None
+    return x, y
+
+
 def exit_status(command: Callable[[], bool | None], error: int = 1) -> int:
     """Run a command and return its exit status; of an error that its input caused it prints the message.
 

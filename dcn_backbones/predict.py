@@ -13,7 +13,7 @@ import sys
 from tqdm import tqdm
 
 from dcn_backbones.analysis import classify, draw_sampling, load_model, read_image
-from dcn_backbones.command import CommandParser, exit_status
+from dcn_backbones.command import CommandParser, exit_status, point_argument
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--point",
-        type=_point,
+        type=point_argument,
         metavar="X,Y",
         help="pixel of the first image to draw for (default: its centre)",
     )
@@ -49,16 +49,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of classes; expected 1 or more")
     return int(text)
-
-
-def _point(text: str) -> tuple[float, float]:
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a point; expected X,Y in pixels, as 120,80"
-        ) from None
-    return x, y
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from dcn_backbones import convert, detect, predict
+from dcn_backbones.analysis import __main__ as analysis
 from dcn_backbones.command import UsageError, exit_status, run_command
 from dcn_backbones.export import __main__ as export
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPH = str(ROOT / "hub" / "space" / "chelsea.png")
 COMMANDS = {
+    "python -m dcn_backbones.analysis": analysis.main,
     "python -m dcn_backbones.convert": convert.main,
     "python -m dcn_backbones.detect": detect.main,
     "python -m dcn_backbones.export": export.main,

@@ -4,12 +4,16 @@ The colours are Okabe and Ito's orange and sky blue, which people with any kind 
 apart, each with a dark edge; and what they mark differs in shape too.
 """
 
+import base64
+import io
 import math
 from collections.abc import Iterator
 from html import escape
 
+from PIL import Image
 from torch import Tensor
 
+from .effective_locations import EffectiveLocations
 from .sampling import SamplingLocations
 
 Box = tuple[float, float, float, float]
@@ -22,6 +26,9 @@ _SMALL_LARGEST_SAMPLE = 0.006
 _SMALLEST_SAMPLE = 0.25  # in parts of the largest: none disappears
 _REGULAR_RADIUS, _UNIT_RADIUS, _POINT_RADIUS = 0.006, 0.013, 0.009
 _THIN, _THICK = 0.0022, 0.0035
+
+_MOST_STRENGTHS = 500  # the strongest; the others could hardly be seen
+_DARKEST = 0.85  # opacity of the shade where nothing depends on the image
 
 
 def sampling_svg(locations: SamplingLocations, size: tuple[int, int], seen: Box | None = None) -> str:
@@ -38,13 +45,71 @@ def sampling_svg(locations: SamplingLocations, size: tuple[int, int], seen: Box 
     """
     diagonal = math.hypot(*size)
     label = f"{int(locations.inside.sum())} samples of {escape(locations.layers[0])}"
+    marks = _cased(_shifts(locations, diagonal), REGULAR_COLOUR, _THIN * diagonal, "plain convolution")
+    return _element(locations, size, seen, label, marks + _samples(locations, diagonal))
+
+
+def strengths_svg(
+    locations: SamplingLocations, effective: EffectiveLocations, size: tuple[int, int], seen: Box
+) -> str:
+    """The same element with a node's effective sampling locations, larger where they are stronger.
+
+    Args:
+        locations: Of the node, for its point and unit, in pixels of the image.
+        effective: What is drawn, in pixels of the image.
+        size: Width and height of the image, in pixels.
+        seen: As in `sampling_svg`.
+    """
+    largest = math.hypot(*size) * _LARGEST_SAMPLE[1]
+    radii = (effective.strengths / effective.strengths.max()).sqrt() * largest  # by area
+    order = radii.argsort(descending=True)[:_MOST_STRENGTHS]
+    discs = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}"/>'
+        for (x, y), radius in zip(effective.positions[order].tolist(), radii[order].tolist(), strict=True)
+    )
+    marks = (
+        f'<g fill="{SAMPLE_COLOUR}" stroke="{EDGE_COLOUR}" stroke-width="{0.08 * largest:.2f}">{discs}</g>'
+    )
+    label = f"effective sampling locations of {escape(effective.layer)}"
+    return _element(locations, size, seen, label, marks)
+
+
+def spotlight_svg(
+    locations: SamplingLocations, brightness: Tensor, size: tuple[int, int], seen: Box, label: str
+) -> str:
+    """The same element with the image darkened where little depends on it.
+
+    Args:
+        locations: Of the node, for its point and unit, in pixels of the image.
+        brightness: ``(H, W)``, 0 to 1, of the pixels of the network's input.
+        size: Width and height of the image, in pixels.
+        seen: As in `sampling_svg`: where the input lies on the image.
+        label: What is shown, in words.
+    """
+    shade = Image.fromarray(((1 - brightness.float()) * _DARKEST * 255).byte().cpu().numpy())
+    picture = Image.merge("LA", (Image.new("L", shade.size, 0), shade))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    left, upper, right, lower = seen
+    marks = (
+        f'<image x="{left:.1f}" y="{upper:.1f}" width="{right - left:.1f}" height="{lower - upper:.1f}" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{encoded}"/>'
+    )
+    return _element(locations, size, seen, escape(label), marks)
+
+
+def _element(
+    locations: SamplingLocations, size: tuple[int, int], seen: Box | None, label: str, marks: str
+) -> str:
+    """An SVG of marks, and of a point and its unit in front of them."""
+    diagonal = math.hypot(*size)
     return (
         # Positions count from the centre of the first pixel, an SVG's from its corner.
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-0.5 -0.5 {size[0]} {size[1]}" role="img" '
         f'aria-label="{label}">'
         + (_unseen(seen, size) if seen else "")
-        + _cased(_shifts(locations, diagonal), REGULAR_COLOUR, _THIN * diagonal, "plain convolution")
-        + _samples(locations, diagonal)
+        + marks
         + _cased(_diamond(locations.unit, _UNIT_RADIUS * diagonal), POINT_COLOUR, _THICK * diagonal, "unit")
         + _cased(_cross(locations.point, _POINT_RADIUS * diagonal), POINT_COLOUR, _THICK * diagonal, "point")
         + "</svg>"

@@ -77,6 +77,11 @@ class Preprocessing:
         """The network's input, ``(1, 3, H, W)``, normalised."""
         return self._transform(image)[None].to(self._parameter)
 
+    def seen(self, image: Image.Image) -> Image.Image:
+        """What the network sees of ``image``, as large as its input."""
+        resize, crop = self._transform.transforms[:2]  # in each of timm's crop modes
+        return crop(resize(image))
+
     def geometry(self, image: Image.Image) -> InputGeometry:
         """Where the input lies on ``image``."""
         resize, crop = self._transform.transforms[:2]  # in each of timm's crop modes

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .record import LayerSampling, record_sampling
+from .record import LayerSampling, on_image, point_on_image, record_sampling
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def sampling_locations(
     """
     layers = _layers_from(record, layer, levels)
     top = layers[0]
-    position = _point_on_image(point, top.image_size)
+    position = point_on_image(point, top.image_size)
     x, y = _nearest_units(position, top).tolist()
     locations = SamplingLocations(
         point=position,
@@ -80,7 +80,7 @@ def sampling_locations(
         regular=top.regular[y, x],
         weights=top.weights[y, x],
         ended=torch.zeros_like(top.weights[y, x], dtype=torch.bool),
-        inside=_on_image(top.positions[y, x], top.image_size),
+        inside=on_image(top.positions[y, x], top.image_size),
     )
     for below in layers[1:]:
         locations = _through(locations, below)
@@ -130,16 +130,6 @@ def _layers_from(record: Sequence[LayerSampling], layer: str | None, levels: int
     return list(record[available - levels : available])[::-1]
 
 
-def _point_on_image(point: tuple[float, float], image_size: tuple[int, int]) -> Tensor:
-    position = torch.tensor([float(point[0]), float(point[1])], dtype=torch.float64)
-    if not _on_image(position, image_size):
-        raise ValueError(
-            f"point ({point[0]:g}, {point[1]:g}) is outside the network's input; "
-            f"expected x from 0 to {image_size[0] - 1} and y from 0 to {image_size[1] - 1}."
-        )
-    return position
-
-
 def _nearest_units(positions: Tensor, layer: LayerSampling) -> Tensor:
     """Indices ``(x, y)`` of the units of a layer that are nearest to positions, ``(..., 2)``."""
     units = (positions / layer.stride).nan_to_num().round()
@@ -164,10 +154,5 @@ def _through(above: SamplingLocations, layer: LayerSampling) -> SamplingLocation
         regular=regular,
         weights=weights.flatten(),
         ended=ended,
-        inside=_on_image(positions, layer.image_size) & ~ended,
+        inside=on_image(positions, layer.image_size) & ~ended,
     )
-
-
-def _on_image(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
-    limits = positions.new_tensor(image_size) - 0.5
-    return ((positions >= -0.5) & (positions <= limits)).all(-1)

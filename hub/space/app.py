@@ -26,7 +26,7 @@ from uploads import (
     read_upload,
 )
 
-from dcn_backbones.analysis import read_image, sampling_svg
+from dcn_backbones.analysis import read_image
 from dcn_backbones.command import CommandParser, exit_status
 
 FOLDER = Path(__file__).parent
@@ -35,6 +35,12 @@ FIRST_LAYER = 9
 SESSIONS = 100  # photographs in memory; the oldest goes first
 IDLE_SECONDS = 30 * 60  # that a photograph stays in memory after the last click
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing to fetch
+VIEWS = [
+    ("Samples", "samples"),
+    ("Their strengths", "strengths"),
+    ("Receptive field", "field"),
+    ("Saliency region (takes a while)", "region"),
+]
 LEVELS = [("1 layer", 1), ("2 layers", 2), ("3 layers", 3)]
 STAGE = (
     '<div class="frame" style="--aspect:${aspect}"><img src="${photo}" alt="the photograph">${value}</div>'
@@ -84,6 +90,7 @@ class Page:
         with gr.Row():
             self.layer = gr.Slider(1, FIRST_LAYER, FIRST_LAYER, step=1, label="Layer", elem_id="layer")
             self.levels = gr.Radio(LEVELS, value=1, label="Follow the samples through", elem_id="levels")
+        self.view = gr.Radio(VIEWS, value="samples", label="Show", elem_id="view")
         self.caption = gr.HTML(elem_id="caption")
         gr.HTML((FOLDER / "notes.html").read_text(encoding="utf-8"), elem_id="notes")
 
@@ -97,7 +104,7 @@ class Page:
     def _connect(self) -> None:
         shown = [self.look, self.stage, self.caption, self.layer, self.columns, self.classes, self.notice]
         shown += [self.upload, self.model]
-        view = [self.look, self.layer, self.levels]
+        view = [self.look, self.layer, self.levels, self.view]
         common = {"outputs": shown, "api_visibility": "private"}
         quick = {**common, "show_progress": "hidden", "trigger_mode": "always_last"}
         heavy = {
@@ -106,7 +113,7 @@ class Page:
             "concurrency_id": "network",
             "concurrency_limit": 1,
         }
-        self.blocks.load(self.open_example, [self.model, self.levels], **heavy)
+        self.blocks.load(self.open_example, [self.model, self.levels, self.view], **heavy)
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
         # Not `input`, which a choice by mouse sends twice, nor `select`, which one by keyboard does not send.
         self.model.change(self.choose_model, [self.model, *view], **heavy)
@@ -115,57 +122,67 @@ class Page:
         self.stage.refuse(lambda: {self.notice: notice(FILE_TOO_LARGE)}, **quick)
         self.columns.click(self.choose_layer, view, **quick)
         gr.on([self.layer.input, self.levels.input], self.show, view, **quick)
+        self.view.input(self.show, view, **heavy)
         self.theme.click(None, js=CHANGE_THEME)
 
-    def open_example(self, model: str, levels: int) -> dict:
-        return self._new_look(model, read_image(EXAMPLE), None, FIRST_LAYER, levels)
+    def open_example(self, model: str, levels: int, view: str) -> dict:
+        return self._new_look(model, read_image(EXAMPLE), None, FIRST_LAYER, levels, view)
 
-    def open_upload(self, path: str, model: str, before: Look | None, layer: int, levels: int) -> dict:
+    def open_upload(
+        self, path: str, model: str, before: Look | None, layer: int, levels: int, view: str
+    ) -> dict:
         try:
             photograph = read_upload(path)
         except ValueError as error:
             return {self.notice: notice(str(error)), self.upload: None}
         finally:
             forget(path)
-        return {**self._new_look(model, photograph, None, layer, levels), self.upload: None}
+        return {**self._new_look(model, photograph, None, layer, levels, view), self.upload: None}
 
-    def choose_model(self, model: str, before: Look | None, layer: int, levels: int) -> dict:
+    def choose_model(self, model: str, before: Look | None, layer: int, levels: int, view: str) -> dict:
         if before is None:
-            return self.open_example(model, levels)
+            return self.open_example(model, levels, view)
         if before.model == model:  # the page went back to it
             return gr.skip()
         try:
-            return self._new_look(model, before.photograph, before.point, layer, levels)
+            return self._new_look(model, before.photograph, before.point, layer, levels, view)
         except ValueError as error:
             return {self.notice: notice(sentence(error)), self.model: before.model}
 
-    def choose_point(self, before: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
-        return self._point(before and partial(before.at_part, event.x, event.y), layer, levels)
+    def choose_point(
+        self, before: Look | None, layer: int, levels: int, view: str, event: gr.EventData
+    ) -> dict:
+        return self._point(before and partial(before.at_part, event.x, event.y), layer, levels, view)
 
-    def move_point(self, before: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
-        return self._point(before and partial(before.moved, event.x, event.y), layer, levels)
+    def move_point(
+        self, before: Look | None, layer: int, levels: int, view: str, event: gr.EventData
+    ) -> dict:
+        return self._point(before and partial(before.moved, event.x, event.y), layer, levels, view)
 
-    def _point(self, look_there: Callable[[], Look] | None, layer: int, levels: int) -> dict:
+    def _point(self, look_there: Callable[[], Look] | None, layer: int, levels: int, view: str) -> dict:
         if look_there is None:
             return {self.notice: notice(FORGOTTEN)}
         try:
             after = look_there()
         except ValueError as error:
             return {self.notice: notice(str(error))}
-        return {self.look: after, **self.show(after, layer, levels)}
+        return {self.look: after, **self.show(after, layer, levels, view)}
 
-    def choose_layer(self, look: Look | None, layer: int, levels: int, event: gr.EventData) -> dict:
-        return {self.layer: event.layer, **self.show(look, event.layer, levels)}
+    def choose_layer(
+        self, look: Look | None, layer: int, levels: int, view: str, event: gr.EventData
+    ) -> dict:
+        return {self.layer: event.layer, **self.show(look, event.layer, levels, view)}
 
-    def show(self, look: Look | None, layer: int, levels: int) -> dict:
+    def show(self, look: Look | None, layer: int, levels: int, view: str) -> dict:
         """What changes on the page with the point and the layer."""
         if look is None:
             return {self.notice: notice(FORGOTTEN)}
         index = min(layer, len(look.record)) - 1
         locations, shifts = look.locations(index, levels), look.shifts()
+        picture, said = look.show(view, index, levels)
         return {
-            self.stage: sampling_svg(locations, look.photograph.size, look.geometry.borders()),
-            self.caption: caption(locations, index, len(look.record), shifts[index]),
+            self.stage: picture,
+            self.caption: caption(locations, index, len(look.record), shifts[index], said),
             self.columns: layer_columns(look.record, shifts, index),
             self.notice: "",
         }
@@ -177,11 +194,12 @@ class Page:
         point: tuple[float, float] | None,
         layer: int,
         levels: int,
+        view: str,
     ) -> dict:
         """What changes on the page with the photograph and the model."""
         after = look(model, photograph, point)
         layers = len(after.record)
-        shown = self.show(after, layer, levels)
+        shown = self.show(after, layer, levels, view)
         shown[self.stage] = gr.HTML(
             shown[self.stage], photo=data_url(photograph), aspect=photograph.width / photograph.height
         )

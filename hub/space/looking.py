@@ -12,17 +12,33 @@ import dcn_backbones  # noqa: F401 (registers the models)
 from dcn_backbones.analysis import (
     InputGeometry,
     LayerSampling,
+    Point,
     Prediction,
     Preprocessing,
     SamplingLocations,
     classify,
+    effective_receptive_field,
+    effective_sampling_locations,
     load_model,
+    merge_locations,
     record_sampling,
+    saliency_region,
     sampling_locations,
+    sampling_svg,
 )
+from dcn_backbones.analysis.overlay import spotlight_svg, strengths_svg
 from dcn_backbones.analysis.photograph import input_point
 
 MODELS_IN_MEMORY = 2
+BOUND = 0.2  # of the saliency region's error
+STRENGTHS = (
+    "The larger a disc, the more the unit's response changes when that sample moves: three layers together."
+)
+FIELD = "The brighter a pixel, the more it changes the unit's response: the effective receptive field."
+REGION = (
+    "The bright {share:.0%} of what the network sees give the unit nearly the same response when the rest is "
+    "wiped out: {error:.0%} off."
+)
 UNSEEN = "The network does not see this part of the picture; please click where it is bright."
 
 
@@ -80,6 +96,37 @@ class Look:
         levels = min(levels, layer + 1)
         locations = sampling_locations(self.record, point, self.record[layer].name, levels)
         return locations.moved(self.geometry.to_photograph)
+
+    def show(self, view: str, layer: int, levels: int = 1) -> tuple[str, str]:
+        """A view of what a layer's unit at the point depends on, as an SVG, and what to say of it.
+
+        Args:
+            view: "samples", "strengths", "field" or "region".
+            layer: Counted from 0, in the order of the computation.
+            levels: Of samples, as in `locations`.
+        """
+        size, seen = self.photograph.size, self.geometry.borders()
+        if view == "samples":
+            return sampling_svg(self.locations(layer, levels), size, seen), ""
+        model, at = load(self.model), self.locations(layer)
+        image, node = Preprocessing(model)(self.photograph), self.node(layer)
+        if view == "strengths":
+            found = merge_locations(effective_sampling_locations(model, image, node))
+            moved = replace(found, positions=self.geometry.to_photograph(found.positions))
+            return strengths_svg(at, moved, size, seen), STRENGTHS
+        if view == "field":
+            field = effective_receptive_field(model, image, node)
+            return spotlight_svg(at, (field / field.max()).sqrt(), size, seen, "receptive field"), FIELD
+        region = saliency_region(model, image, node, BOUND)
+        said = REGION.format(share=region.share, error=region.error)
+        return spotlight_svg(at, region.mask, size, seen, "saliency region"), said
+
+    def node(self, layer: int) -> Point:
+        """The unit of a layer that is nearest to the point."""
+        entry = self.record[layer]
+        x, y = input_point(self.photograph, self.geometry, self.point)
+        unit = sampling_locations(self.record, (x, y), entry.name).unit / entry.stride
+        return Point(entry.name, *map(int, unit.tolist()))
 
     def shifts(self) -> list[float]:
         """For each layer, how far its samples for the point lie from a plain convolution's, in pixels."""

@@ -50,9 +50,14 @@ def layer_columns(record: list[LayerSampling], shifts: list[float], selected: in
     )
 
 
-def caption(locations: SamplingLocations, layer: int, layers: int, shift: float) -> str:
-    """In words what is drawn; ``shift`` is the mean one of its samples, in pixels of the photograph."""
+def caption(locations: SamplingLocations, layer: int, layers: int, shift: float, said: str = "") -> str:
+    """In words what is drawn; ``shift`` is the mean one of its samples, in pixels of the photograph.
+
+    What is ``said`` of another view takes the place of what can be said of samples.
+    """
     name = f"<b>Layer {layer + 1} of {layers}</b> <code>{escape(locations.layers[0])}</code>"
+    if said:
+        return f'<p class="caption">{name} {escape(said)}</p>'
     outside = len(locations.inside) - int(locations.inside.sum())
     sentences = [_samples(locations), *_shift(locations, shift)]
     if outside:

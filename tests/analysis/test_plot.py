@@ -16,7 +16,7 @@ GREY = Image.new("RGB", (128, 128), (128, 128, 128))
 
 def count(picture: np.ndarray, colour: str) -> int:
     red, green, blue = picture[..., :3].astype(int).transpose(2, 0, 1)
-    strong = {"red": red - np.maximum(green, blue), "green": green - np.maximum(red, blue)}[colour]
+    strong = {"orange": red - blue, "blue": blue - red}[colour]
     return int((strong > 100).sum())
 
 
@@ -32,34 +32,35 @@ def draw(path, *rows, **options) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_marks_are_red_and_green_and_more_samples_mean_more_red(record, tmp_path):
+def test_marks_are_orange_and_blue_and_more_samples_mean_more_orange(record, tmp_path):
     panels = [sampling_locations(record, (64, 64), "layer2.1.conv2", n) for n in (1, 2, 3)]
     pictures = [draw(tmp_path / "panel.png", [panel]) for panel in panels]
     assert min(pictures[0].shape[:2]) > 400
-    assert 100 < count(pictures[0], "red") < count(pictures[1], "red")
-    assert all(count(picture, "green") > 100 for picture in pictures)
+    assert 100 < count(pictures[0], "orange") < count(pictures[1], "orange")
+    assert all(count(picture, "blue") > 100 for picture in pictures)
 
 
 def test_samples_outside_are_not_drawn(record, tmp_path):
     centre = draw(tmp_path / "centre.png", [sampling_locations(record, (64, 64))])
     corner = draw(tmp_path / "corner.png", [sampling_locations(record, (0, 0))])
-    assert count(corner, "red") < 0.7 * count(centre, "red")
+    assert count(corner, "orange") < 0.7 * count(centre, "orange")
 
 
 def test_a_unit_whose_samples_are_all_outside_is_drawn_without_them(record, tmp_path):
     centre = sampling_locations(record, (64, 64))
     picture = draw(tmp_path / "none.png", [replace(centre, inside=torch.zeros_like(centre.inside))])
-    assert count(picture, "green") > 100
-    assert count(picture, "red") < 0.2 * count(draw(tmp_path / "all.png", [centre]), "red")
+    assert count(picture, "blue") > 100
+    assert count(picture, "orange") < 0.2 * count(draw(tmp_path / "all.png", [centre]), "orange")
 
 
 def test_marks_are_where_the_positions_say(record, tmp_path):
-    """The lower half of the picture is redder for a unit in the lower half, and likewise the right half."""
+    """The lower half of the picture is more orange for a unit in the lower half, and likewise the left."""
     picture = draw(tmp_path / "low.png", [sampling_locations(record, (24, 104), "layer2.1.conv2")])
     height, width = picture.shape[0] - 40, picture.shape[1]  # without the legend
     upper, lower = picture[: height // 2], picture[height // 2 : height]
-    assert count(lower, "red") > 100 and count(upper, "red") == 0
-    assert count(lower[:, : width // 2], "red") > 10 * (1 + count(lower[:, width // 2 :], "red"))
+    assert count(lower, "orange") > 100 and count(upper, "orange") == 0
+    left, right = lower[:, : width // 2], lower[:, width // 2 :]
+    assert count(left, "orange") > 10 * (1 + count(right, "orange"))
 
 
 def test_what_the_network_does_not_see_is_dimmed(record, tmp_path):
@@ -76,7 +77,7 @@ def test_a_photograph_from_end_to_end(make_network, tmp_path):
     draw_sampling(model, image, tmp_path / "centre.png")
     with Image.open(tmp_path / "centre.png") as picture:
         assert picture.width > 1200 and picture.height > 700  # three strides, three levels
-        assert count(np.asarray(picture), "red") > 1000
+        assert count(np.asarray(picture), "orange") > 1000
     draw_sampling(model, image, tmp_path / "low.png", point=(100, 80), levels=1)
     with Image.open(tmp_path / "low.png") as picture:
         assert picture.width < 800

@@ -1,13 +1,14 @@
 """Paths through several layers: regular patterns, masks, borders, and what autograd says about them."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from dcn_backbones.analysis import record_sampling, sampling_locations, trace_sampling
 from dcn_backbones.layers import DeformConv2d
 
-from .conftest import SAMPLES, grid
+from .conftest import SAMPLES, FixedOffsets, grid
 
 IMAGE = torch.zeros(1, 3, 128, 128)
 LAYER = "layer2.1.conv2"  # three layers of stride 8, counted from here to layer2.0.conv2
@@ -46,6 +47,46 @@ def test_every_level_adds_its_offset_downwards(make_network):
             - sampling_locations(regular, POINT, LAYER, levels).positions
         )
         assert (difference == torch.tensor([0, 8 * levels])).all()
+
+
+def transformed(matrix: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Offsets, ``(9, 2)`` of y and x, that put the samples of a 3x3 kernel through a matrix of x and y, and
+    where they are then, ``(9, 2)`` of x and y."""
+    regular = grid(1, 1)
+    moved = regular @ torch.tensor(matrix, dtype=torch.float64).T
+    return (moved - regular).flip(-1), moved
+
+
+TRANSFORMATIONS = {
+    "scaled": [[2.0, 0.0], [0.0, 2.0]],
+    "stretched": [[3.0, 0.0], [0.0, 1.0]],
+    "rotated by a quarter": [[0.0, -1.0], [1.0, 0.0]],
+    "rotated by 37 degrees": [[0.8, -0.6], [0.6, 0.8]],
+    "sheared": [[1.0, 0.4], [0.0, 1.0]],
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_offsets_set_by_hand_transform_the_samples(make_network, name):
+    offset, moved = transformed(TRANSFORMATIONS[name])
+    record = record_sampling(make_network(offset=offset), IMAGE)
+    one = sampling_locations(record, POINT, LAYER)
+    torch.testing.assert_close(one.positions - torch.tensor(POINT), 8 * moved, rtol=0, atol=1e-5)
+    two = sampling_locations(record, POINT, LAYER, levels=2)
+    expected = 8 * (moved.round()[:, None] + moved).flatten(0, 1)  # the nearest unit continues a path
+    torch.testing.assert_close(two.positions - torch.tensor(POINT), expected, rtol=0, atol=1e-5)
+
+
+def test_a_plain_networks_locations_are_the_regular_grid():
+    record = record_sampling(timm.create_model("resnet18"), IMAGE, plain=True)
+    assert [entry.name for entry in record][:2] == ["conv1", "layer1.0.conv1"] and len(record) == 17
+    three = sampling_locations(record, POINT, LAYER, levels=3)
+    regular = record_sampling(timm.create_model("dcnv2_resnet18"), IMAGE)
+    assert torch.equal(three.positions, sampling_locations(regular, POINT, LAYER, levels=3).positions)
+    assert (three.weights == 1).all()
+    stem = sampling_locations(record, POINT, "conv1")
+    steps = torch.arange(-3.0, 4.0, dtype=torch.float64)
+    assert torch.equal(stem.positions, torch.cartesian_prod(steps, steps).flip(-1) + stem.unit)
 
 
 @pytest.mark.parametrize("fraction, units", [(0.4, 0), (0.6, 1)])
@@ -103,22 +144,11 @@ def test_the_unit_nearest_to_the_point(make_network, point, unit):
     assert torch.equal(locations.positions, grid(8, 8) + locations.unit)
 
 
-class FixedOffsets(nn.Module):
-    """Stands for ``conv_offset``: whole offsets, different for every unit."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.offsets = torch.randint(-2, 3, (1, 2 * SAMPLES, size, size)).float()
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.offsets
-
-
 def test_pixels_that_influence_a_unit_through_two_layers_are_its_samples():
     network = nn.Sequential(*(DeformConv2d(1, 1, 3, padding=1) for _ in range(2)))
     for layer in network:
         nn.init.constant_(layer.weight, 1.0)
-        layer.conv_offset = FixedOffsets(size=20)
+        layer.conv_offset = FixedOffsets(torch.randint(-2, 3, (1, 2 * SAMPLES, 20, 20)).float())
     image = torch.rand(1, 1, 20, 20, requires_grad=True)
     network(image)[0, 0, 4, 11].backward()
     locations = sampling_locations(record_sampling(network, image), (11, 4), levels=2)

@@ -1,13 +1,26 @@
 """What the page shows, without the page."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.models import save_for_hf
 
-from dcn_backbones.analysis import classify, load_model, read_image, trace_sampling
+from dcn_backbones.analysis import (
+    classify,
+    effective_receptive_field,
+    effective_sampling_locations,
+    load_model,
+    merge_locations,
+    read_image,
+    saliency_region,
+    trace_sampling,
+)
 from dcn_backbones.analysis.photograph import Preprocessing, input_point
 
 MODEL = "dcnv2_resnet18"
@@ -69,6 +82,39 @@ def test_what_the_network_does_not_see_cannot_be_chosen(looking, looked, photogr
     with pytest.raises(ValueError, match=re.escape(looking.UNSEEN)):
         looked.at_part(0.01, 0.5)
     assert looking.look(MODEL, photograph, point=(5, 200)).point == (299.5, 199.5)
+
+
+def test_views_are_those_of_the_analysis(looking, looked, photograph):
+    model = load_model(MODEL)
+    image, moved = Preprocessing(model)(photograph), looked.at((250.0, 120.0))
+    node, entry = moved.node(6), moved.record[6]
+    assert node.layer == entry.name
+    unit = moved.locations(6).unit
+    torch.testing.assert_close(
+        moved.geometry.to_input(unit), torch.tensor([node.x, node.y]).double() * entry.stride
+    )
+
+    found = merge_locations(effective_sampling_locations(model, image, node))
+    picture, said = moved.show("strengths", 6)
+    x, y = moved.geometry.to_photograph(found.positions[found.strengths.argmax()]).tolist()
+    first = re.search('<circle cx="([^"]+)" cy="([^"]+)"', picture)
+    assert [float(value) for value in first.groups()] == pytest.approx([x, y], abs=0.06) and said
+
+    field = effective_receptive_field(model, image, node)
+    picture, said = moved.show("field", 6)
+    shade = shade_of(picture)
+    assert shade.shape == field.shape and np.unravel_index(shade.argmin(), shade.shape) == np.unravel_index(field.argmax(), field.shape)  # noqa: E501  # fmt: skip
+
+    region = saliency_region(model, image, node, looking.BOUND)
+    picture, said = moved.show("region", 6)
+    assert ((shade_of(picture) == 0) == region.mask.numpy()).all()
+    assert f"The bright {region.share:.0%} of what the network sees" in said
+
+
+def shade_of(picture: str) -> np.ndarray:
+    """Opacity of what darkens the photograph, ``(H, W)``."""
+    content = re.search('base64,([^"]+)"', picture)[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))[..., 1]
 
 
 def test_shifts_are_the_lengths_of_the_lines(looked):

@@ -173,6 +173,22 @@ def test_layers_are_gone_through_by_slider_columns_and_depth(page, coffee):
     assert page.locator("#columns li.selected").count() == 1
 
 
+def test_other_views_of_the_same_unit(page):
+    wait_for_caption(page, "Layer 9 of 12")
+    for number, words, shape in (
+        (1, "The larger a disc, the more", "g circle"),
+        (2, "The brighter a pixel, the more", "image"),
+        (3, "of what the network sees give the unit nearly the same response", "image"),
+    ):
+        page.locator("#view label").nth(number).click()
+        wait_for_caption(page, words)
+        page.wait_for_selector(f"#stage .frame svg {shape}", state="attached")
+    click(page, 0.4, 0.4)
+    page.locator("#view label").nth(0).click()
+    wait_for_caption(page, "reads its input at 9 places")
+    assert page.locator("#stage .frame svg image").count() == 0
+
+
 def test_the_arrow_keys_move_the_point(page, coffee):
     photograph = read_image(coffee)
     upload_and_wait(page, coffee)

@@ -1,7 +1,5 @@
 """Pictures of where a network samples a photograph."""
 
-import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,23 +7,19 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageEnhance
 from torch import nn
 
-from .photograph import Preprocessing, image_centre, input_point
-from .sampling import SamplingLocations, trace_sampling
+from ..overlay import EDGE_COLOUR, POINT_COLOUR, SAMPLE_COLOUR, Box
+from ..photograph import Preprocessing, image_centre, input_point
+from ..sampling import SamplingLocations, trace_sampling
+from .figure import FONT, Background, colour_text, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-Box = tuple[float, float, float, float]
-
-_PANEL_WIDTH, _TITLE_HEIGHT, _LEGEND_HEIGHT = 3.2, 0.25, 0.2  # inches
-_DOTS_PER_INCH = 150
 _DIMMED = 0.4  # brightness of what the network does not see
-_FONT = {"fontsize": 9}
-_ROW_LABEL = {**_FONT, "rotation": "vertical", "ha": "right", "va": "center"}
-_SAMPLE = {"c": "#ff0d0d", "edgecolors": "white"}
-_UNIT = {"c": "#2bff2b", "edgecolors": "black", "linewidths": 0.9, "s": 100}
-_POINT = {"c": "#2bff2b", "marker": "X", "edgecolors": "black", "linewidths": 0.6, "s": 48}
+_ROW_LABEL = {**FONT, "rotation": "vertical", "ha": "right", "va": "center"}
+_SAMPLE = {"c": SAMPLE_COLOUR, "edgecolors": EDGE_COLOUR}
+_UNIT = {"c": POINT_COLOUR, "marker": "D", "edgecolors": EDGE_COLOUR, "linewidths": 0.9, "s": 70}
+_POINT = {"c": POINT_COLOUR, "marker": "X", "edgecolors": EDGE_COLOUR, "linewidths": 0.6, "s": 48}
 _SAMPLE_AREA = {1: 28.0, 2: 14.0}  # square points, by the number of layers
 _SMALL_SAMPLE_AREA = 7.0
 
@@ -65,8 +59,9 @@ def plot_sampling(
     locations: Sequence[Sequence[SamplingLocations]],
     path: str | Path,
     seen: Box | None = None,
+    background: Background = "light",
 ) -> None:
-    """Draw sampling locations on an image, one panel each: a unit green, its samples red.
+    """Draw sampling locations on an image, one panel each: a unit blue, its samples orange.
 
     The larger its weight, the larger and the more opaque a sample is. Samples outside are counted in the
     panel's title instead.
@@ -76,6 +71,7 @@ def plot_sampling(
         locations: Rows of panels, with positions in pixels of ``image``.
         path: The file to write; its suffix names the format.
         seen: Left, upper, right and lower border of what the network sees of ``image``; the rest is dimmed.
+        background: "light" or "dark", of the page around the panels.
 
     Raises:
         ValueError: When the format is unknown.
@@ -85,29 +81,21 @@ def plot_sampling(
     if seen:
         image = _dim_outside(image, seen)
     columns = max(len(row) for row in locations)
-    figure = _new_figure(len(locations), columns, image.height / image.width)
+    figure = new_figure(len(locations), columns, image.height / image.width, background)
     panels = figure.subplots(len(locations), columns, squeeze=False)
     for axes_row, row in zip(panels, locations, strict=True):
         for axes in axes_row:
             axes.set_axis_off()
         for axes, entry in zip(axes_row, row, strict=False):
             axes.imshow(image)
-            _draw_samples(axes, entry)
-            axes.set_title(_title(entry), **_FONT)
+            draw_samples(axes, entry)
+            axes.set_title(_title(entry), **FONT)
         row_label = f"{row[0].layers[0]}, stride {row[0].stride}"
         axes_row[0].text(-0.02, 0.5, row_label, transform=axes_row[0].transAxes, **_ROW_LABEL)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **_FONT)
-    _save(figure, Path(path))
-
-
-def _new_figure(rows: int, columns: int, aspect: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'dcn_backbones[plot]'.") from error
-    height = rows * (_PANEL_WIDTH * aspect + _TITLE_HEIGHT) + math.ceil(3 / columns) * _LEGEND_HEIGHT
-    return Figure(figsize=(columns * _PANEL_WIDTH, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **FONT)
+    colour_text(figure, background)
+    save_figure(figure, path)
 
 
 def _dim_outside(image: Image.Image, seen: Box) -> Image.Image:
@@ -118,7 +106,7 @@ def _dim_outside(image: Image.Image, seen: Box) -> Image.Image:
     return dimmed
 
 
-def _draw_samples(axes: "Axes", locations: SamplingLocations) -> None:
+def draw_samples(axes: "Axes", locations: SamplingLocations) -> None:
     positions = locations.positions[locations.inside].numpy()
     weights = locations.weights[locations.inside].numpy()
     strength = weights / locations.weights.max().item()
@@ -140,14 +128,3 @@ def _title(locations: SamplingLocations) -> str:
     outside = samples - int(locations.inside.sum())
     title = f"{layers} layer{'s' * (layers > 1)}, {samples} samples"
     return f"{title}, {outside} outside" if outside else title
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not a folder; expected an existing one for {path.name}.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
