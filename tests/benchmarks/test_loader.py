@@ -21,16 +21,16 @@ def small_recipe(folder):
 
 def test_slow_loader_is_seen_as_waiting(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path)
-    assert measure(recipe, steps=6)["loader"] > 0
+    delay = 5 * recipe.batch_size / measure(recipe, steps=6)["training"]  # seconds; five times a step
     finish = BatchFinisher.__call__
 
     def slow(self, batch):
-        time.sleep(0.2)
+        time.sleep(delay)
         return finish(self, batch)
 
     monkeypatch.setattr(BatchFinisher, "__call__", slow)
     figures = measure(recipe, steps=4)
-    assert figures["loader"] < 4 / 0.2
+    assert 0 < figures["loader"] < recipe.batch_size / delay
     assert figures["loader_over_training"] < 1 and figures["waiting"] > 0.3
 
 

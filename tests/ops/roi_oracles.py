@@ -76,7 +76,10 @@ def _matrix(start: float, size: float, shifts: Tensor, axis: int, length: int, c
     bins = case.output_size[axis]
     n = case.sampling_ratio if case.sampling_ratio > 0 else math.ceil(size / bins)
     if n <= 0:
-        return (0 * shifts)[..., None].expand(*shifts.shape, length)
+        nothing = torch.where(
+            torch.zeros_like(shifts, dtype=torch.bool), shifts, 0
+        )  # with a gradient of zero
+        return nothing[..., None].expand(*shifts.shape, length)
     numbers = torch.arange(bins, dtype=shifts.dtype, device=shifts.device)
     numbers = numbers[:, None, None] if axis == 0 else numbers[None, :, None]
     points = (torch.arange(n, dtype=shifts.dtype, device=shifts.device) + 0.5) / n
