@@ -35,7 +35,9 @@ class DetectionRecipe(TrainingSettings):
     train_images: str = "train2017"
     val_annotations: str = "annotations/instances_val2017.json"
     val_images: str = "val2017"
-    max_bad_boxes: int = 0  # boxes without area or outside their image that are left out
+    max_bad_boxes: int = (
+        0  # that are left out: boxes without area or outside their image, masks that are none
+    )
 
     workers: int = 2
     batch_size: int = 2
