@@ -24,6 +24,9 @@ SMALLEST = {
     "img_size": 1,
     "deform_from_epoch": 0,
     "modulated_lr_scale": 1,
+    "max_size": 1,
+    "mimic_regions": 1,
+    "max_bad_boxes": 0,
 }
 SHARES = ("ema_decay", "teacher_weight", "label_smoothing", "train_share", "holdout", "hflip")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,7 +30,6 @@ from train.detection.splits import check_run_categories, open_splits, save_categ
 from train.launch import launch
 from train.learner import amp_dtype
 from train.offsets import offset_statistics
-from train.results import prefixed
 from train.trainer import Trainer, run_training
 
 OBSERVED_IMAGES = 8  # validation images whose offsets are logged after every epoch
@@ -68,24 +68,12 @@ class DetectionTrainer(Trainer):
             start_detector(detector, recipe.init_from, training.categories, training.file)
         return DetectionLearner(detector, recipe, self.world, self.steps_per_epoch)
 
-    def evaluate(self) -> dict[str, float]:
-        measured = {}
-        for prefix, network in self.learner.evaluated().items():
-            result = evaluate_detector(
-                network,
-                self.val_loader,
-                self.splits[1],
-                self.world,
-                amp_dtype(self.recipe),
-                self.recipe.max_damaged,
-                self.signals,
-            )
-            measured |= prefixed(prefix, result)
-        return measured
+    def measure(self, network: nn.Module) -> dict[str, float]:
+        images = self.val_loader, self.splits[1]
+        settings = amp_dtype(self.recipe), self.recipe.max_damaged
+        return evaluate_detector(network, *images, self.world, *settings, self.signals)
 
-    def offset_statistics(self) -> dict[str, float]:
-        if not self.world.is_first:
-            return {}
+    def measure_offsets(self) -> dict[str, float]:
         detector = self.learner.model.eval()
         images, _ = detector.transform(self.observed_images)
         return offset_statistics(detector.backbone, images.tensors, amp_dtype(self.recipe))

@@ -88,7 +88,9 @@ def load_recipe(
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; raises ValueError for one that is no YAML."""
+    """What a YAML file holds; raises ValueError for one that is no YAML, FileNotFoundError for none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, expected a YAML file")
     return _parsed(path.read_text(encoding="utf-8"), str(path))
 
 

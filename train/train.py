@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,7 +29,6 @@ from train.losses import Criterion
 from train.networks import build_model, start_model
 from train.offsets import offset_statistics
 from train.recipe import Recipe
-from train.results import prefixed
 from train.trainer import Trainer, run_training
 
 OBSERVED_IMAGES = 32  # validation images whose offsets are logged after every epoch
@@ -56,23 +56,11 @@ class ClassificationTrainer(Trainer):
         if epoch == self.recipe.deform_from_epoch > 0 and self.progress.images == 0:
             self.learner = self.learner.deformed()
 
-    def evaluate(self) -> dict[str, float]:
-        recipe, measured = self.recipe, {}
-        for prefix, network in self.learner.evaluated().items():
-            result = evaluate(
-                network,
-                self.val_loader,
-                self.world,
-                amp_dtype(recipe),
-                recipe.channels_last,
-                signals=self.signals,
-            )
-            measured |= prefixed(prefix, result)
-        return measured
+    def measure(self, network: nn.Module) -> dict[str, float]:
+        precision = amp_dtype(self.recipe), self.recipe.channels_last
+        return evaluate(network, self.val_loader, self.world, *precision, signals=self.signals)
 
-    def offset_statistics(self) -> dict[str, float]:
-        if not self.world.is_first:
-            return {}
+    def measure_offsets(self) -> dict[str, float]:
         return offset_statistics(self.learner.model, self.observed_images, amp_dtype(self.recipe))
 
     @cached_property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, list_checkpoints, save_checkpoint, save_weights
 from train.distribution import World, connect
@@ -112,6 +113,17 @@ class Trainer(ABC):
         self.world.on_first(lambda: self._write_results(result))
         return result
 
+    def evaluate(self) -> dict[str, float]:
+        """The measured quality of the network and of its average, the same in all processes."""
+        measured = {}
+        for prefix, network in self.learner.evaluated().items():
+            measured |= prefixed(prefix, self.measure(network))
+        return measured
+
+    def offset_statistics(self) -> dict[str, float]:
+        """The size of the network's offsets, in the first process."""
+        return self.measure_offsets() if self.world.is_first else {}
+
     def _measured(self) -> dict[str, float]:
         return self.progress.measured(self.learner.measures)
 
@@ -208,12 +220,12 @@ class Trainer(ABC):
         """The learner as it is at `progress`; one that `starts` has the weights that the recipe says."""
 
     @abstractmethod
-    def evaluate(self) -> dict[str, float]:
-        """The measured quality of the network and of its average, the same in all processes."""
+    def measure(self, network: nn.Module) -> dict[str, float]:
+        """The quality of a network on the validation images, the same in all processes."""
 
     @abstractmethod
-    def offset_statistics(self) -> dict[str, float]:
-        """The size of the network's offsets, in the first process."""
+    def measure_offsets(self) -> dict[str, float]:
+        """The size of the network's offsets, for images that are the same after every epoch."""
 
     @abstractmethod
     def shown(self, measured: dict[str, float]) -> dict[str, str]:

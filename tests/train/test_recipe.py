@@ -145,3 +145,8 @@ def test_base_that_is_missing_or_goes_round_is_an_error(base, tmp_path):
     write(tmp_path, "between.yaml", "base: it.yaml\n")
     with pytest.raises(ValueError, match="has base '.*yaml', expected another recipe file that exists"):
         load_recipe(write(tmp_path, "it.yaml", f"base: {base}\n"))
+
+
+def test_file_that_does_not_exist_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent.yaml does not exist, expected a YAML file"):
+        load_recipe(tmp_path / "absent.yaml")

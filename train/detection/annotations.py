@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.detection.annotation_checks import check_annotations, check_image_files, check_tables, usable_boxes
+from train.detection.annotation_checks import (
+    check_annotations,
+    check_image_files,
+    check_tables,
+    usable_annotations,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def read_annotations(file: Path, folder: Path, masks: bool = False, max_bad_boxe
     """Read a COCO JSON whose images are in `folder`; without `masks` it may lack segmentations.
 
     `ignore: 1` marks difficult objects, `iscrowd: 1` regions of many. Up to `max_bad_boxes` boxes without
-    area or outside of their image are named and left out.
+    area or outside of their image are named and left out, and with `masks` segmentations that are none.
 
     Raises ValueError, in one sentence with the file and the id, for anything that cannot be trained on.
     """
@@ -52,7 +57,7 @@ def read_annotations(file: Path, folder: Path, masks: bool = False, max_bad_boxe
     check_annotations(file, content, images, masks)
     check_image_files(file, folder, content["images"])
     boxes: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
-    for annotation in usable_boxes(file, content["annotations"], images, max_bad_boxes):
+    for annotation in usable_annotations(file, content["annotations"], images, masks, max_bad_boxes):
         boxes[annotation["image_id"]].append(_completed(annotation))
     names = {category["id"]: category["name"] for category in content["categories"]}
     ids = sorted(names)

@@ -10,6 +10,4 @@ def check_recipe(recipe: DetectionRecipe) -> None:
     check_settings(recipe)
     if not recipe.min_size or min(recipe.min_size) < 1:
         raise ValueError(f"min_size is {recipe.min_size}, expected numbers of pixels")
-    if recipe.max_bad_boxes < 0:
-        raise ValueError(f"max_bad_boxes is {recipe.max_bad_boxes}, expected at least 0")
     detector_settings(recipe)

@@ -50,10 +50,12 @@ def coco_average_precision(
 
 def _dataset(annotations: Annotations) -> dict[str, Any]:
     categories = zip(annotations.category_ids, annotations.categories, strict=True)
+    objects = (box for boxes in annotations.boxes.values() for box in boxes)
     return {
         "info": {},
         "images": annotations.images,
-        "annotations": [dict(box) for boxes in annotations.boxes.values() for box in boxes],
+        # COCOeval takes the id 0, with which some tools begin, for "matches nothing".
+        "annotations": [{**box, "id": number} for number, box in enumerate(objects, start=1)],
         "categories": [{"id": number, "name": name} for number, name in categories],
     }
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from dcn_backbones.detection import DetectorSettings, build_detector, load_detector
+from dcn_backbones.detection.files import DESCRIPTION
 from train.detection.annotations import check_categories
 from train.detection.recipe import DetectionRecipe
 from train.networks import start_model
 from train.offsets import constrain_offsets
 from train.settings import TrainingSettings
 
-DESCRIPTION = "detector.json"  # in a folder that `save_detector` has written
 AVERAGED = "ema"  # folder of the averaged detector in that of its run
 SETTINGS = (  # of `DetectorSettings`, which are keys of a recipe under the same names
     "backbone",
@@ -51,8 +51,10 @@ def make_detector(recipe: DetectionRecipe, num_classes: int) -> FasterRCNN:
     settings = detector_settings(recipe, num_classes)
     try:
         detector = build_detector(settings)
-    except (RuntimeError, TypeError) as error:  # of timm: an unknown name, an unknown argument
-        raise ValueError(f"backbone {recipe.backbone!r} cannot be built: {error}") from error
+    except (RuntimeError, TypeError) as error:  # of torchvision: a setting of another type
+        raise ValueError(
+            f"{recipe.detector} with detector_kwargs {recipe.detector_kwargs} cannot be built: {error}"
+        ) from error
     detector.transform._skip_resize = True  # in training; torchvision's own references set it so
     return fit_to_recipe(detector, recipe)
 

@@ -19,7 +19,7 @@ class DetectionRecipe(TrainingSettings):
     # fields of `DetectorSettings`, which says what they mean; detector_kwargs has any of the others
     detector: str = "faster_rcnn"  # or "mask_rcnn"
     backbone: str = "dcnv2_resnet50"
-    neck: str = "c5"
+    neck: str = ""  # none: the papers', "c5" of a Faster R-CNN and "fpn" of a Mask R-CNN
     box_pool: str = "modulated"
     norm: str = "frozen"
     trainable_backbone_layers: int = 3
@@ -35,7 +35,7 @@ class DetectionRecipe(TrainingSettings):
     train_images: str = "train2017"
     val_annotations: str = "annotations/instances_val2017.json"
     val_images: str = "val2017"
-    max_bad_boxes: int = 0  # boxes without area or outside their image that are left out
+    max_bad_boxes: int = 0  # that are left out: without area, outside their image, with a mask that is none
 
     workers: int = 2
     batch_size: int = 2
@@ -62,3 +62,6 @@ class DetectionRecipe(TrainingSettings):
         "mimic",
         "detector_kwargs",
     )
+
+    def __post_init__(self) -> None:
+        self.neck = self.neck or ("fpn" if self.detector == "mask_rcnn" else "c5")

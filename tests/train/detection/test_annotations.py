@@ -32,6 +32,18 @@ WRONG = {
         r"categories of .*train.json have the id 7 twice",
     ),
     "a name as an id": (lambda content: first(content, id="a"), "have the id 'a', expected a whole number"),
+    "a number as a file name": (
+        lambda content: content["images"][2].update(file_name=5),
+        r"images of .*train.json have the file_name 5 in the record of id 12, expected a text",
+    ),
+    "a list as an image's id": (
+        lambda content: first(content, image_id=[11]),
+        r"annotations of .*train.json have the image_id \[11\] in the record of id 1, expected a whole num",
+    ),
+    "no word on crowds": (
+        lambda content: first(content, iscrowd=None),
+        r"annotation 1 of .*train.json has iscrowd None, expected 0 or 1",
+    ),
     "an unknown image": (
         lambda content: first(content, image_id=999),
         r"annotation 1 of .*train.json is of image 999, which is not among its images",
@@ -49,7 +61,14 @@ WRONG = {
         r"annotation 1 of .*train.json \(image 11\) has the box .* of width 0 and height 9, expected more",
     ),
     "negative height": (lambda content: first(content, bbox=[5, 5, 3, -9]), "of width 3 and height -9"),
-    "not a number": (lambda content: first(content, bbox=[5, 5, float("nan"), 9]), "of width nan"),
+    "no place": (
+        lambda content: first(content, bbox=[5, float("nan"), 3, 9]),
+        r"annotation 1 of .*train.json \(image 11\) has the box \[5, nan, 3, 9\], expected \[x, y, width",
+    ),
+    "a hair": (
+        lambda content: first(content, bbox=[5, 5, 1e-6, 9]),
+        "narrower in its image than .* 0.01 pix",
+    ),
     "outside": (
         lambda content: first(content, bbox=[50, 5, 20, 9]),
         r"annotation 1 of .* \(image 11\) has the box .*, which reaches outside of its image of 64x64 pixels",
@@ -74,6 +93,35 @@ def test_mask_detector_needs_segmentations(annotations_file):
     read_annotations(file, file.with_suffix(""))
     with pytest.raises(ValueError, match=r"annotation 1 of .*train.json has no segmentation, expected one"):
         read_annotations(file, file.with_suffix(""), masks=True)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3, 4]],
+        [1, 2, 3, 4, 5, 6],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [["a", 2, 3, 4, 5, 6]],
+        {"size": [64, 64]},
+        {"size": [64, 64], "counts": [3, 4]},
+        {"size": [32, 128], "counts": [4096]},
+        {"size": [64, 63], "counts": "PPZ1"},
+        "everything",
+    ],
+)
+def test_segmentation_that_is_none_is_refused(segmentation, annotations_file):
+    file = annotations_file(lambda content: first(content, segmentation=segmentation))
+    with pytest.raises(
+        ValueError, match=r"annotation 1 of .*train.json \(image 11\) has the segmentation .*, expec"
+    ):
+        read_annotations(file, file.with_suffix(""), masks=True)
+
+
+@pytest.mark.parametrize("segmentation", [{"size": [64, 64], "counts": [96, 4000]}, [[1, 2, 3, 4, 5.5, 9]]])
+def test_segmentation_as_runs_or_polygons_passes(segmentation, annotations_file):
+    file = annotations_file(lambda content: first(content, segmentation=segmentation))
+    annotations = read_annotations(file, file.with_suffix(""), masks=True)
+    assert annotations.boxes[11][0]["segmentation"] == segmentation
 
 
 def test_images_that_are_missing_empty_or_damaged_are_named(rectangles):

@@ -143,6 +143,8 @@ def test_other_categories_than_the_run_or_its_start_has_are_refused(detection_re
         ({"backbone": "resnet19"}, "backbone 'resnet19' cannot be built: "),
         ({"box_pool": "mean"}, "box_pool='mean' is not known"),
         ({"detector_kwargs": {"anchors": 3}}, "detector_kwargs is {.*'anchors': 3}: .*anchors"),
+        ({"detector_kwargs": {"anchor_sizes": 3}}, "faster_rcnn with detector_kwargs {.* cannot be built: "),
+        ({"max_size": 0}, "max_size is 0, expected at least 1"),
         ({"min_size": []}, r"min_size is \[\], expected numbers of pixels"),
         ({"opt": "sgdd"}, "opt is 'sgdd', expected one of"),
         ({"batch_size": 10}, "the training images fill no batch, expected at least 10"),

@@ -72,6 +72,12 @@ def test_difficult_objects_and_crowds_are_neither_right_nor_wrong(flags):
         assert coco_average_precision(truth, found, [1, 2])["AP"] < 60
 
 
+def test_object_of_id_zero_counts():
+    truth = annotated((1, 1, BOX))
+    truth.boxes[1][0]["id"] = 0
+    assert coco_average_precision(truth, detected((1, 1, BOX, 0.9)), [1, 2])["AP"] == pytest.approx(100)
+
+
 def test_nothing_found_is_zero():
     truth = annotated((1, 1, BOX))
     assert voc_average_precision(truth, [], [1, 2], 0.5) == 0

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from train.detection.checks import check_recipe
-from train.detection.detectors import make_detector
+from train.detection.detectors import detector_settings, make_detector
 from train.detection.learner import loss_names
 from train.optim import parameter_groups
-from train.recipe import load_recipe
+from train.recipe import load_recipe, make_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "train" / "recipes" / "detection").glob("*.yaml"))
 
@@ -20,6 +20,13 @@ def test_every_recipe_builds_its_detector(path):
     assert recipe.backbone in path.stem
     assert ("loss_mask" in loss_names(detector.settings)) == path.stem.startswith("mask")
     assert ("loss_mimic" in loss_names(detector.settings)) == (recipe.mimic != "")
+
+
+@pytest.mark.parametrize(("detector", "neck"), [("faster_rcnn", "c5"), ("mask_rcnn", "fpn")])
+def test_neck_is_the_papers_unless_the_recipe_says(detector, neck):
+    recipe = make_recipe({"task": "detection", "detector": detector})
+    assert recipe.neck == detector_settings(recipe).neck == neck
+    assert make_recipe({"task": "detection", "detector": detector, "neck": "c5"}).neck == "c5"
 
 
 def test_papers_schedule_is_that_of_the_default_recipe():
