@@ -64,10 +64,10 @@ def test_the_smallest_good_size_is_found_in_few_batches(smallest):
 
     def error_of(sizes: torch.Tensor) -> torch.Tensor:
         batches.append(len(sizes))
-        return torch.where(sizes < smallest, 0.5, 0.1)
+        return torch.where(sizes < smallest, 0.5, 0.125)
 
     found = _smallest_good(error_of, {100: 0.15}, bound=0.2)
-    assert max(found) == smallest and found[smallest] == (0.15 if smallest == 100 else 0.1)
+    assert max(found) == smallest and found[smallest] == (0.15 if smallest == 100 else 0.125)
     assert all(found[size] == 0.5 for size in found if size < smallest)
     assert smallest == 0 or smallest - 1 in found
     assert len(batches) <= 2 and max(batches) <= 16
