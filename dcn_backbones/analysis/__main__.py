@@ -40,9 +40,11 @@ from dcn_backbones.analysis import (
     read_image,
     spatial_support,
 )
+from dcn_backbones.analysis.files import check_folder
 from dcn_backbones.analysis.page import Report, figure_name, picture_name, write_page
 from dcn_backbones.analysis.photograph import image_centre
 from dcn_backbones.command import CommandParser, exit_status, point_argument
+from dcn_backbones.layers import DeformConv2d
 
 Models = list[tuple[str, nn.Module]]
 
@@ -112,13 +114,26 @@ def _count(text: str) -> int:
 
 
 def analyse(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     photograph = read_image(options.image)
-    annotated = read_annotations(options.annotations)[: options.images] if options.annotations else []
+    annotated = _annotated(options)
     models = [(name, load_model(name)) for name in options.model or ["dcnv2_resnet18"]]
+    if annotated and not any(_is_deformable(model) for _, model in models):
+        raise ValueError(
+            "--annotations asks for the dilation of deformable layers, and no model has any; "
+            "expected one such as dcnv2_resnet18."
+        )
     nodes = _look_at_all(models, photograph, options)
     reports = [*_health(models, photograph, options.out), *_dilation(models, annotated, options.short_side)]
     write_page(options.out / "index.html", Path(options.image).name, nodes, reports)
     print(f"wrote {options.out / 'index.html'}")
+
+
+def _annotated(options: argparse.Namespace) -> list[AnnotatedImage]:
+    images = read_annotations(options.annotations)[: options.images] if options.annotations else []
+    if options.annotations and not images:
+        raise ValueError(f"{options.annotations} has no images; expected at least one.")
+    return images
 
 
 def _look_at_all(
@@ -179,7 +194,7 @@ def _dilation(models: Models, annotated: list[AnnotatedImage], short_side: int |
 
 
 def _is_deformable(model: nn.Module) -> bool:
-    return any(hasattr(module, "conv_offset") for module in model.modules())
+    return any(isinstance(module, DeformConv2d) for module in model.modules())
 
 
 def main(arguments: list[str] | None = None) -> int:

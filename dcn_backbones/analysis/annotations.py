@@ -1,6 +1,7 @@
 """Photographs with boxes around their objects, from a file in COCO's format."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,14 +48,14 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
         content = json.loads(path.read_text(encoding="utf-8"))
         boxes = _boxes_by_image(content["annotations"])
         entries = [
-            (image["file_name"], (image["width"], image["height"]), image["id"])
-            for image in content["images"]
+            (str(image["file_name"]), _size(image), *boxes[image["id"]]) for image in content["images"]
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not in COCO's format; expected images and annotations with bbox."
+            f"{path} is not in COCO's format; expected images with file_name, width, height and id, "
+            "and annotations with image_id and bbox."
         ) from error
-    return [AnnotatedImage(_beside(path, name), size, *boxes[number]) for name, size, number in entries]
+    return [AnnotatedImage(_beside(path, name), *entry) for name, *entry in entries]
 
 
 def network_input(
@@ -69,9 +70,18 @@ def network_input(
 
     Returns:
         The image ``(1, 3, H, W)``, and ``boxes`` and ``left_out`` of `AnnotatedImage`.
+
+    Raises:
+        OSError: When the file holds no image.
+        ValueError: When the photograph has another size than the annotations say.
     """
     photograph = read_image(annotated.path)
     size = photograph.size
+    if size != annotated.size:
+        raise ValueError(
+            f"{annotated.path} has {size[0]}x{size[1]} pixels; "
+            f"expected the {annotated.size[0]}x{annotated.size[1]} that its boxes are for."
+        )
     if short_side:
         photograph = functional.resize(photograph, short_side, antialias=True)
     config = resolve_model_data_config(model)
@@ -93,10 +103,19 @@ def exchange_boxes(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
     ]
 
 
+def _size(image: dict) -> tuple[int, int]:
+    width, height = int(image["width"]), int(image["height"])
+    if width < 1 or height < 1:
+        raise ValueError("an image of no size")
+    return width, height
+
+
 def _boxes_by_image(annotations: Sequence[dict]) -> dict[int, tuple[Tensor, Tensor]]:
     found: dict[int, tuple[list, list]] = defaultdict(lambda: ([], []))
     for annotation in annotations:
         x, y, width, height = map(float, annotation["bbox"])
+        if not (math.isfinite(x + y) and 0 <= width < math.inf and 0 <= height < math.inf):
+            raise ValueError("a box of no place or size")
         is_left_out = bool(annotation.get("iscrowd") or annotation.get("ignore"))
         found[annotation["image_id"]][is_left_out].append([x, y, x + width, y + height])
     tensors = {number: tuple(map(_box_tensor, lists)) for number, lists in found.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
-from ..layers import MultiScaleDeformRoIPool
+from ..layers import DeformRoIPool, MultiScaleDeformRoIPool
 from ..ops import deform_roi_pool
 from .node import RoI
 from .running import check_images, evaluating
@@ -46,6 +46,7 @@ def effective_bin_locations(model: nn.Module, image: Tensor, node: RoI) -> BinLo
 
     Args:
         model: A detector that pools boxes by `MultiScaleDeformRoIPool` or torchvision's `MultiScaleRoIAlign`.
+            The bins of maximum pooling lie on whole pixels, so that it has no gradient.
         image: ``(1, C, H, W)``, the backbone's input, on the model's device.
         node: The region; of its response, the mean of the vector.
 
@@ -58,7 +59,7 @@ def effective_bin_locations(model: nn.Module, image: Tensor, node: RoI) -> BinLo
         (raw,) = found
         (gradient,) = torch.autograd.grad(response, raw)
     pool = model.roi_heads.box_roi_pool
-    gamma = pool.pool.gamma if isinstance(pool, MultiScaleDeformRoIPool) else 1.0
+    gamma = pool.pool.gamma if _is_deformable(pool) else 1.0
     return _bins(node.box, tuple(pool.output_size), gamma, raw[0].detach(), gradient[0])
 
 
@@ -88,14 +89,15 @@ def _noted_offsets(model: nn.Module):
     """A context that notes the offsets of the bins, ``(R, 2*K or more)``, as part of the graph."""
     found: list[Tensor] = []
     pool = getattr(getattr(model, "roi_heads", None), "box_roi_pool", None)
-    if isinstance(pool, MultiScaleDeformRoIPool):
+    if _is_deformable(pool):
         handle = pool.pool.offset_fc.register_forward_hook(_note_branch(found))
-    elif isinstance(pool, MultiScaleRoIAlign):
+    elif isinstance(pool, MultiScaleRoIAlign) and not isinstance(pool, MultiScaleDeformRoIPool):
         handle = pool.register_forward_hook(_note_plain(found))
     elif pool is not None:
+        kind = type(getattr(pool, "pool", pool)).__name__  # the layer within, which may be maximum pooling
         raise ValueError(
-            f"boxes are pooled by {type(pool).__name__}; "
-            "expected MultiScaleDeformRoIPool or torchvision's MultiScaleRoIAlign."
+            f"boxes are pooled by {kind}; expected a deformable layer in MultiScaleDeformRoIPool "
+            "or torchvision's MultiScaleRoIAlign."
         )
     else:  # no detector, which the node says
         handle = model.register_forward_hook(lambda *_: None)
@@ -103,6 +105,10 @@ def _noted_offsets(model: nn.Module):
         yield found
     finally:
         handle.remove()
+
+
+def _is_deformable(pool: nn.Module | None) -> bool:
+    return isinstance(pool, MultiScaleDeformRoIPool) and isinstance(pool.pool, DeformRoIPool)
 
 
 def _note_branch(found: list[Tensor]):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders for them."""
 
 import os
 from collections.abc import Iterator
@@ -22,3 +22,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder is there or can be made, before work whose results go into it.
+
+    Raises:
+        OSError: When it cannot, naming what is in the way.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"{folder} cannot be written: {existing} is no folder that may be written into.")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import DeformConv2d, ModulatedDeformConv2d
+from .running import run
 
 DEAD_MODULATION = 0.05  # a sample with less than a twentieth of its weight adds next to nothing
 
@@ -42,7 +43,8 @@ def offset_health(
     """The health of every deformable layer, in the order in which they run; the model is left in eval mode.
 
     Args:
-        model: Any module with deformable layers of this package; without any the list is empty.
+        model: Any module with deformable layers of this package; without any the list is empty. Of a detector
+            the backbone runs.
         images: ``(B, 3, H, W)``, normalised, on the model's device.
         amp_dtype: Type of autocast, None for none.
     """
@@ -59,7 +61,7 @@ def offset_health(
     try:
         model.eval()
         with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
-            model(images)
+            run(model, images)
     finally:
         for handle in handles:
             handle.remove()
@@ -68,7 +70,7 @@ def offset_health(
 
 def format_health(layers: Sequence[OffsetHealth]) -> str:
     """A table: a header, then one line for each layer, shares in percent."""
-    width = max(len("layer"), *(len(health.layer) for health in layers))
+    width = max(len(name) for name in ("layer", *(health.layer for health in layers)))
     titles = ("|offset|", "99th pct", "outside %", "modulation", "its std", "dead %")
     lines = ["  ".join([f"{'layer':<{width}}", *(f"{title:>10}" for title in titles)])]
     percent = {"outside", "dead"}

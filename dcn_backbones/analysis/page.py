@@ -17,10 +17,12 @@ _STYLE = """
 }
 body { background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
   max-width: 1200px; padding: 2rem 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 0.4rem; font-weight: normal; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: 0.4rem; font-weight: normal;
+  overflow-wrap: anywhere; }
 thead th { font-weight: 600; border-bottom: 1px solid var(--line); }
-tbody th { width: 9rem; color: var(--quiet); }
+th:first-child { width: 9rem; }
+tbody th { color: var(--quiet); }
 img { width: 100%; max-width: 420px; display: block; border-radius: 4px; image-rendering: auto; }
 img.wide { max-width: none; }
 small, .quiet { color: var(--quiet); }

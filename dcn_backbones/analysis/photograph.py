@@ -3,6 +3,7 @@
 Positions are ``(x, y)`` in pixels: ``(0, 0)`` is the centre of the top left pixel.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,9 +120,15 @@ def input_point(
         )
     left, upper, right, lower = geometry.borders()
     if not (left <= point[0] <= right and upper <= point[1] <= lower):
+        (x1, x2), (y1, y2) = _pixels(left, right, image.width), _pixels(upper, lower, image.height)
         raise ValueError(
             f"point ({point[0]:g}, {point[1]:g}) is cut off before the network sees the image; "
-            f"expected x from {left:.0f} to {right:.0f} and y from {upper:.0f} to {lower:.0f}."
+            f"expected x from {x1} to {x2} and y from {y1} to {y2}."
         )
     x, y = geometry.to_input(torch.tensor(point, dtype=torch.float64)).tolist()
     return x, y
+
+
+def _pixels(low: float, high: float, length: int) -> tuple[int, int]:
+    """The first and the last whole pixel between two borders, of those along an axis."""
+    return max(math.ceil(low), 0), min(math.floor(high), length - 1)

@@ -99,11 +99,11 @@ def saliency_region(
     with evaluating(model), torch.inference_mode():
         fill = image[0].mean((1, 2), keepdim=True) if fill is None else fill
         errors = _Errors(model, image, node, fill, batch_size, progress)
-        region = torch.ones(image.shape[2:], dtype=torch.bool, device=image.device)
+        region, error = torch.ones(image.shape[2:], dtype=torch.bool, device=image.device), 0.0
         for labels in (_grid(number, region) for number in cells):
             for _ in range(_ROUNDS):
-                rank, sizes, tried = _round(errors, region, labels, bound)
-                before, region = region.sum(), rank < sizes[-1]
+                rank, sizes, tried = _round(errors, region, error, labels, bound)
+                before, region, error = region.sum(), rank < sizes[-1], float(tried[-1])
                 if not region.any() or region.sum() > _ENOUGH * before:
                     break
             if not region.any():
@@ -148,12 +148,15 @@ class _Errors:
         return (difference.norm(dim=1) / self._scale).cpu()
 
 
-def _round(errors: _Errors, region: Tensor, labels: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+def _round(
+    errors: _Errors, region: Tensor, error: float, labels: Tensor, bound: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rank the cells of a region and look for the smallest good one of those nested in it.
 
     Args:
         errors: Gives the relative errors of regions.
         region: ``(H, W)``, good itself.
+        error: The relative error at which it was found good.
         labels: ``(H, W)``, the cell of each pixel.
         bound: Largest relative error of a good region.
 
@@ -167,32 +170,38 @@ def _round(errors: _Errors, region: Tensor, labels: Tensor, bound: float) -> tup
     ranks[order] = torch.arange(len(order), device=labels.device)
     rank = torch.where(region, ranks[labels], labels.numel())
     tried = _smallest_good(
-        lambda sizes: errors(rank < sizes[:, None, None].to(rank.device)), len(cells), bound
+        lambda sizes: errors(rank < sizes[:, None, None].to(rank.device)), {len(cells): error}, bound
     )
     sizes = sorted(tried)
     return rank, torch.tensor(sizes), torch.tensor([tried[size] for size in sizes], dtype=torch.float64)
 
 
-def _smallest_good(error_of: Callable[[Tensor], Tensor], largest: int, bound: float) -> dict[int, float]:
+def _smallest_good(
+    error_of: Callable[[Tensor], Tensor], known: dict[int, float], bound: float
+) -> dict[int, float]:
     """The sizes of nested regions that were tried, up to the smallest good one, with their errors.
 
     Args:
         error_of: Errors of the regions of some sizes, ``(T,)``.
-        largest: Size of the region in which the others are nested, which is good.
+        known: Size of the region in which the others are nested, which is good, with its error.
         bound: Largest relative error of a good region.
     """
-    tried: dict[int, float] = {}
-    low, high = 0, largest
-    while low < high:
-        sizes = torch.linspace(low, high - 1, min(_TRIED_AT_ONCE, high - low)).round().long().unique()
-        errors = error_of(sizes)
-        tried.update(zip(sizes.tolist(), errors.tolist(), strict=True))
-        bad_before = int((errors <= bound).int().argmax()) if (errors <= bound).any() else len(sizes)
-        high = int(sizes[bad_before]) if bad_before < len(sizes) else high
-        low = int(sizes[bad_before - 1]) + 1 if bad_before else low
-    if high not in tried:  # found good before; in another batch it may differ by rounding
-        tried[high] = min(float(error_of(torch.tensor([high]))), bound)
-    return {size: error for size, error in tried.items() if size <= high}
+    tried = dict(known)
+    while len(sizes := _sizes_to_try(tried, bound)):  # none of which was tried before, so that it ends
+        tried.update(zip(sizes.tolist(), error_of(sizes).tolist(), strict=True))
+    smallest = _smallest(tried, bound)
+    return {size: error for size, error in tried.items() if size <= smallest}
+
+
+def _sizes_to_try(tried: dict[int, float], bound: float) -> Tensor:
+    """Evenly spread between the smallest good size and the largest one below it that was tried, ``(T,)``."""
+    high = _smallest(tried, bound)
+    low = max((size for size in tried if size < high), default=-1) + 1
+    return torch.linspace(low, high - 1, min(_TRIED_AT_ONCE, high - low)).round().long().unique()
+
+
+def _smallest(tried: dict[int, float], bound: float) -> int:
+    return min(size for size, error in tried.items() if error <= bound)
 
 
 def _grid(number: int, region: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dcn_backbones.analysis import (
     saliency_region,
 )
 from dcn_backbones.analysis.node import output_of
+from dcn_backbones.detection import faster_rcnn
 from dcn_backbones.layers import DeformConv2d, DeformRoIPool, ModulatedDeformRoIPool, MultiScaleDeformRoIPool
 
 from .conftest import FixedOffsets, small_detector
@@ -93,8 +94,43 @@ def test_errors():
         effective_bin_locations(nn.Sequential(nn.Conv2d(3, 3, 1)), image(), RoI(BOX))
     detector = small_detector(MultiScaleRoIAlign(NAMES, (3, 2), 2))
     detector.roi_heads.box_roi_pool = nn.Identity()
-    with pytest.raises(ValueError, match="boxes are pooled by Identity; expected MultiScaleDeformRoIPool or"):
+    with pytest.raises(ValueError, match="boxes are pooled by Identity; expected a deformable layer in"):
         effective_bin_locations(detector, image(), RoI(BOX))
+
+
+@pytest.fixture(scope="module")
+def make_detector():
+    """A function: one of `dcn_backbones.detection`, whose every branch counts."""
+
+    def make(neck: str, box_pool: str):
+        torch.manual_seed(0)
+        settings = {"neck": neck, "box_pool": box_pool, "backbone_args": {"zero_init_last": False}}
+        return faster_rcnn("dcnv2_resnet18", num_classes=3, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize("neck, box_pool", [("c5", "align"), ("c5", "deform"), ("fpn", "modulated")])
+def test_detectors_of_this_package(make_detector, neck, box_pool):
+    detector, picture, node = make_detector(neck, box_pool), image().float(), RoI(BOX)
+    is_deformable = box_pool != "align"
+    if is_deformable:
+        torch.nn.init.constant_(detector.roi_heads.box_roi_pool.pool.offset_fc[-1].bias[:49], 0.5)
+    with output_of(detector.roi_heads.box_head) as responses:
+        found = effective_bin_locations(detector, picture, node)
+    detector.eval()
+    torch.testing.assert_close(responses[0], node.responses(detector, picture), rtol=1e-4, atol=1e-5)
+    shift = torch.tensor([0.1 * 0.5 * 48, 0.0], dtype=torch.float64) * is_deformable
+    torch.testing.assert_close(found.positions - found.regular, shift.expand(49, 2))
+    assert (found.weights == (0.5 if box_pool == "modulated" else 1)).all() and found.strengths.max() > 0
+    record = record_sampling(detector, picture)
+    assert len(record) == 12 and record[-1].name == "backbone.body.layer4.1.conv2"
+    assert record[-1].stride == (16 if neck == "c5" else 32)
+
+
+def test_maximum_pooling_has_no_bin_locations(make_detector):
+    with pytest.raises(ValueError, match="boxes are pooled by RoIMaxPool; expected a deformable layer in"):
+        effective_bin_locations(make_detector("c5", "max"), image().float(), RoI(BOX))
 
 
 def test_other_methods_see_a_detectors_backbone_and_its_regions():

@@ -80,7 +80,10 @@ def test_the_centre_of_the_embedded_network_is_the_default(tmp_path):
             [PHOTOGRAPH, "--points", "451,10"],
             "point (451, 10) is outside the image; expected x from 0 to 450",
         ),
-        ([PHOTOGRAPH, "--points", "2,150"], "point (2, 150) is cut off before the network sees the image"),
+        (
+            [PHOTOGRAPH, "--points", "2,150"],
+            "the network sees the image; expected x from 75 to 375 and y from 0 to 299.",
+        ),
         ([PHOTOGRAPH, "--layer", "layer7"], "ResNet has no layer 'layer7'; expected one of conv1, "),
         ([PHOTOGRAPH, "--layer", "fc"], "layer 'fc' gives (1, 100); expected one with a feature map"),
         ([PHOTOGRAPH, "--classes", "100"], "100 is none of the classes; expected 0 to 99"),
@@ -93,6 +96,24 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(arguments, sentenc
     assert main([*arguments, "--out", str(out)]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and sentence in errors and errors.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_is_said_before_anything_takes_long(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "looking"):
+        assert main([PHOTOGRAPH, "--model", "dcnv9", "--out", str(out)]) == 2
+        assert capsys.readouterr().err == (
+            f"error: {out} cannot be written: {tmp_path / 'file'} is no folder that may be written into.\n"
+        )
+
+
+def test_a_dilation_of_nothing_is_refused(models, annotations, tmp_path, capsys):
+    out = tmp_path / "looking"
+    plain = [PHOTOGRAPH, "--model", models[0], "--annotations", annotations, "--out", str(out)]
+    assert main(plain) == 2 and "and no model has any; expected one such as" in capsys.readouterr().err
+    Path(annotations).write_text('{"images": [], "annotations": []}')
+    assert main(plain) == 2 and "boxes.json has no images; expected at least one" in capsys.readouterr().err
     assert not out.exists()
 
 

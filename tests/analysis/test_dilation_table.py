@@ -151,6 +151,26 @@ def test_errors(tmp_path, coco, make_network):
     (tmp_path / "other.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match="other.json is not in COCO's format"):
         read_annotations(tmp_path / "other.json")
+    for wrong in (
+        {"bbox": [0, 0, 5]},
+        {"bbox": [0, 0, 5, float("nan")]},
+        {"bbox": [0, 0, -5, 5]},
+        {"image_id": [7]},
+    ):
+        content = json.loads(coco.read_text())
+        content["annotations"][0] |= wrong
+        (tmp_path / "other.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="other.json is not in COCO's format"):
+            read_annotations(tmp_path / "other.json")
+    for wrong in ({"id": [7]}, {"width": "wide"}, {"height": 0}):
+        content = json.loads(coco.read_text())
+        content["images"][0] |= wrong
+        (tmp_path / "other.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="other.json is not in COCO's format"):
+            read_annotations(tmp_path / "other.json")
+    resized = replace(read_annotations(coco)[0], size=(192, 128))
+    with pytest.raises(ValueError, match="a.png has 96x64 pixels; expected the 192x128 that its boxes are"):
+        dilation_by_size(make_network(), [resized])
     (tmp_path / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="a.png is neither in"):
         read_annotations(coco)

@@ -2,10 +2,13 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.ops import MultiScaleRoIAlign
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from dcn_backbones.analysis import format_health, offset_health
 from dcn_backbones.layers import DeformConv2d, ModulatedDeformConv2d
+
+from .conftest import small_detector
 
 
 def brute_force_share(layer, offsets, height, width):
@@ -75,3 +78,17 @@ def test_table_has_a_line_for_each_layer():
         assert name == health.layer
         assert float(mean) == pytest.approx(health.offset_mean, abs=0.005)
         assert float(dead) == pytest.approx(100 * health.dead, abs=0.005)
+
+
+def test_of_a_detector_the_backbone_runs_on_the_images_as_they_are():
+    detector = small_detector(MultiScaleRoIAlign(["fine"], (3, 2), 2))
+    detector.backbone.stem = DeformConv2d(3, 6, 3, stride=4, padding=1).double()
+    nn.init.normal_(detector.backbone.stem.conv_offset.weight, std=0.5)
+    images = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    (found,) = offset_health(detector, images)
+    (expected,) = offset_health(detector.backbone, images)
+    assert found.layer == "backbone.stem" and found.offset_mean == expected.offset_mean > 0
+
+
+def test_a_table_of_no_layers_is_its_header():
+    assert format_health([]).split()[:2] == ["layer", "|offset|"] and "\n" not in format_health([])

@@ -87,5 +87,10 @@ def test_points_that_the_network_does_not_see_are_refused():
     )
     with pytest.raises(ValueError, match=r"point \(300, 5\) is outside .* x from 0 to 299 and y from 0 to"):
         input_point(image, geometry, (300, 5))
-    with pytest.raises(ValueError, match=r"point \(20, 5\) is cut off .* expected x from 100 to 200"):
+    with pytest.raises(ValueError, match=r"point \(20, 5\) is cut off .* x from 100 to 199 and y from 0"):
         input_point(image, geometry, (20, 5))
+    for x in (100, 199):
+        input_point(image, geometry, (x, 5))
+    for x in (99, 200):
+        with pytest.raises(ValueError, match="is cut off"):
+            input_point(image, geometry, (x, 5))

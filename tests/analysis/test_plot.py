@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from dcn_backbones.analysis import draw_sampling, plot_sampling, record_sampling, sampling_locations
+from dcn_backbones.analysis.plot.figure import new_figure, set_title
 
 INPUT = torch.zeros(1, 3, 128, 128)
 GREY = Image.new("RGB", (128, 128), (128, 128, 128))
@@ -96,3 +97,11 @@ def test_errors_leave_no_file_behind(record, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'dcn_backbones\[plot\]'"):
         plot_sampling(GREY, [panel], tmp_path / "picture.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_title_is_wrapped_and_whole():
+    figure = new_figure(1, 1, 1.0)
+    axes, title = figure.subplots(), f"local-dir:/{'folder/' * 12}best"
+    set_title(axes, title)
+    lines = axes.get_title().split("\n")
+    assert len(lines) > 1 and max(map(len, lines)) <= 42 and "".join(lines) == title

@@ -5,6 +5,7 @@ import timm
 import torch
 
 from dcn_backbones.analysis import ClassLogit, Point, saliency_region
+from dcn_backbones.analysis.saliency import _smallest_good
 from dcn_backbones.layers import ModulatedDeformConv2d
 
 from .conftest import small_network
@@ -55,6 +56,28 @@ def test_the_region_put_back_alone_is_inside_the_bound_and_no_smaller_one_tried_
 def test_one_cell_less_was_tried_last(network, image):
     found = saliency_region(network, image, Point("4", 4, 7), 0.1, cells=(6,))
     assert found.nested[-2] == found.nested[-1] - 1
+
+
+@pytest.mark.parametrize("smallest", [0, 1, 36, 99, 100])
+def test_the_smallest_good_size_is_found_in_few_batches(smallest):
+    batches: list[int] = []
+
+    def error_of(sizes: torch.Tensor) -> torch.Tensor:
+        batches.append(len(sizes))
+        return torch.where(sizes < smallest, 0.5, 0.125)
+
+    found = _smallest_good(error_of, {100: 0.15}, bound=0.2)
+    assert max(found) == smallest and found[smallest] == (0.15 if smallest == 100 else 0.125)
+    assert all(found[size] == 0.5 for size in found if size < smallest)
+    assert smallest == 0 or smallest - 1 in found
+    assert len(batches) <= 2 and max(batches) <= 16
+
+
+def test_what_is_good_is_not_run_again(network, image):
+    counts: list[int] = []
+    options = {"cells": (2,), "batch_size": 100, "progress": counts.append}
+    found = saliency_region(network, image, ClassLogit(0), 1e-9, **options)
+    assert found.share == 1 and found.error == 0 and counts == [4, 4]  # each cell alone, then 0 to 3 of them
 
 
 def test_a_tighter_bound_takes_a_larger_region(network, image):

@@ -32,6 +32,7 @@ def plot_distribution(
     columns.append([layer.modulations for layer in layers])
     panels = figure.subplots(1, 3, sharey=True)
     for axes, title, quantiles in zip(panels, titles, columns, strict=True):
+        axes.use_sticky_edges = False  # a bar at the border would look cut off
         for row, values in enumerate(quantiles):
             _draw_bands(axes, row, dict(zip(SHARES, values.tolist(), strict=True)), background)
         axes.set_title(title, **FONT)

@@ -1,5 +1,6 @@
 """What all pictures share: matplotlib where it is there, a light or a dark page, and a file that is whole."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ PAGE_COLOUR = {"light": "#ffffff", "dark": "#16181d"}
 TEXT_COLOUR = {"light": "#101010", "dark": "#e8e8ea"}
 _PANEL_WIDTH, _TITLE_HEIGHT, _LEGEND_HEIGHT, _ROW_LABEL_WIDTH = 3.2, 0.25, 0.2, 0.3  # inches
 _DOTS_PER_INCH = 150
+_TITLE_CHARACTERS = 42  # as many as fit above a panel
 
 
 def new_figure(rows: int, columns: int, aspect: float, background: Background = "light") -> "Figure":
@@ -45,6 +47,11 @@ def new_panel(size: tuple[int, int]) -> tuple["Figure", "Axes"]:
     figure.set_size_inches(_PANEL_WIDTH, _PANEL_WIDTH * size[1] / size[0])
     figure.set_layout_engine("none")
     return figure, figure.add_axes((0, 0, 1, 1))
+
+
+def set_title(axes: "Axes", title: str) -> None:
+    """Write a title above a panel, on several lines when it is long, as the path of a model may be."""
+    axes.set_title(textwrap.fill(title, _TITLE_CHARACTERS), **FONT)
 
 
 def colour_text(figure: "Figure", background: Background) -> None:

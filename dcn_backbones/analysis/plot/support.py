@@ -13,7 +13,7 @@ from ..effective_locations import EffectiveLocations
 from ..overlay import EDGE_COLOUR, POINT_COLOUR, REGULAR_COLOUR, SAMPLE_COLOUR
 from ..saliency import SaliencyRegion
 from ..support import SpatialSupport
-from .figure import FONT, Background, colour_text, new_figure, new_panel, save_figure
+from .figure import FONT, Background, colour_text, new_figure, new_panel, save_figure, set_title
 from .sampling import draw_samples
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def plot_support(
             -0.02, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", **FONT
         )
     for axes, support in zip(panels[0], supports, strict=True):
-        axes.set_title(support.model, **FONT)
+        set_title(axes, support.model)
     colour_text(figure, background)
     save_figure(figure, path)
 
@@ -128,7 +128,7 @@ def plot_bins(
     for axes, (title, bins) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         axes.set_axis_off()
         draw_bins(axes, picture, bins)
-        axes.set_title(title, **FONT)
+        set_title(axes, title)
     colour_text(figure, background)
     save_figure(figure, path)
 
