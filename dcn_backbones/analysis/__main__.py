@@ -3,7 +3,7 @@
 python -m dcn_backbones.analysis photo.jpg --points 320,240 --out looking
 python -m dcn_backbones.analysis photo.jpg --model resnet50 --model dcnv1_resnet50 --model dcnv2_resnet50 \\
     --points 320,240 50,60 --layer layer4 --out looking
-python -m dcn_backbones.analysis photo.jpg --model local-dir:runs/best --classes 3 --annotations \\
+python -m dcn_backbones.analysis photo.jpg --model local-dir:exported --classes 3 --annotations \\
     instances_val.json --images 100 --out looking
 
 DIR/index.html shows everything; the pictures are beside it, as PNG and SVG, on light and on dark.

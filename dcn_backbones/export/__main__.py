@@ -2,7 +2,7 @@
 
 python -m dcn_backbones.export dcnv2_resnet50 --output model.onnx
 python -m dcn_backbones.export dcnv2_resnet18 --output model.xml --check photo.jpg
-python -m dcn_backbones.export local-dir:runs/best --output model.pt2 --size 320,512 --fixed
+python -m dcn_backbones.export local-dir:exported --output model.pt2 --size 320,512 --fixed
 
 Exit status: 0 done, 1 the file does not compute what the model does, 2 called wrongly.
 """
