@@ -1,6 +1,6 @@
 """Compare kinds of networks over runs paired by seed: means, differences and their spread.
 
-python train/compare.py train/results/caltech101 --baseline resnet18
+python train/compare.py train/results/caltech101 --baseline resnet18 --curves curves.png
 
 Every folder below holds a run's `recipe.yaml` and `results.json`, and `perturbed.json` where
 `validate.py --run RUN --perturb ... --results-file` has written it. Prints tables in Markdown.
@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcn_backbones.command import CommandParser, run_command
 from train.data.perturb import UNCHANGED
+from train.plots import save_compared_curves
 from train.recipe import RECIPE, read_yaml
+from train.results import LOG, read_log
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,32 @@ def comparison_table(measured: Sequence[Measurement], baseline: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def read_logs(folder: Path, baseline: str) -> dict[str, dict[str, list[list[dict]]]]:
+    """The logs of all runs: by the share of training images, most first, then by model, baseline first."""
+    logs: dict[float, dict[str, list[list[dict]]]] = {}
+    for file in sorted(folder.rglob(LOG)):
+        recipe = read_yaml(file.parent / RECIPE)
+        by_model = logs.setdefault(recipe["train_share"], {})
+        by_model.setdefault(recipe["model"], []).append(read_log(file))
+    return {
+        f"{share:.0%} of the images": dict(sorted(logs[share].items(), key=lambda item: item[0] != baseline))
+        for share in sorted(logs, reverse=True)
+    }
+
+
 def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("folder", type=Path, help="folder of folders of runs")
     parser.add_argument("--baseline", default="resnet18", help="model that the others are compared with")
+    parser.add_argument("--curves", type=Path, metavar="FILE.png", help="draw loss and top-1 over the epochs")
     arguments = parser.parse_args()
     measured = read_runs(arguments.folder)
     if arguments.baseline not in {entry.model for entry in measured}:
         raise ValueError(f"{arguments.folder} holds no run of the baseline {arguments.baseline!r}")
     print("Top-1 in percent: mean ± standard deviation (number of seeds); differences are paired by seed.\n")
     print(comparison_table(measured, arguments.baseline))
+    if arguments.curves:
+        save_compared_curves(read_logs(arguments.folder, arguments.baseline), arguments.curves)
 
 
 if __name__ == "__main__":

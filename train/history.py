@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.recipe import RECIPE, Recipe, load_recipe, make_recipe
-from train.results import read_log, write_text
+from train.results import LOG, read_log, write_text
 
 TRAINING = "training.json"
 
@@ -68,7 +68,7 @@ def run_phases(run: Path) -> list[Phase]:
     """The runs behind a run's folder, oldest first: `init_from` is followed from run to run."""
     recipe = load_recipe(run / RECIPE)
     # epoch 0 is the evaluation before the first step
-    log = [record for record in read_log(run / "log.jsonl") if record["epoch"] > 0]
+    log = [record for record in read_log(run / LOG) if record["epoch"] > 0]
     start = Path(recipe.init_from)
     parent = start if start.is_dir() else start.parent
     is_run = bool(recipe.init_from) and (parent / RECIPE).is_file()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from train.offsets import offset_warning
 from train.plots import save_curves
-from train.results import TrainingLog, format_history, write_text
+from train.results import LOG, TrainingLog, format_history, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Report:
         self.shown, self.output = shown, output
         if not shown:
             return
-        self.log = TrainingLog(output / "log.jsonl", epochs)
+        self.log = TrainingLog(output / LOG, epochs)
         self.tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
         self.wandb = _start_wandb(output, settings) if wandb else None
 

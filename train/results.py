@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+LOG = "log.jsonl"  # in a run's folder: one record for each epoch
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary one beside it."""

@@ -5,17 +5,23 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
-from train.compare import comparison_table, describe, paired_differences, read_runs
+from train.compare import comparison_table, describe, paired_differences, read_logs, read_runs
+from train.plots import save_compared_curves
 
 ROOT = Path(__file__).parents[2]
 
 
 def write_run(folder, model, seed, top1, share=1.0, perturbed=None):
+    """A run of two epochs, whose log has the same top-1 after the second as the results."""
     run = folder / f"{model}_{share}_{seed}_{top1}"
     run.mkdir(parents=True)
     (run / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "seed": seed, "train_share": share}))
     (run / "results.json").write_text(json.dumps({"top1": top1}))
+    log = [{"epoch": 0, "val_top1": 1.0}, {"epoch": 1, "train_loss": 4.0}]
+    log.append({"epoch": 2, "train_loss": 3.0, "val_top1": top1})
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
     if perturbed:
         records = [{"perturbation": "none", "top1": top1}]
         records += [{"perturbation": name, "top1": value} for name, value in perturbed.items()]
@@ -48,6 +54,26 @@ def test_table_has_means_spreads_and_numbers(runs):
     assert cells[4] == ["25%", "unchanged", "50.00 (1)", "55.00 (1)", "-"]
 
 
+def test_curves_have_every_seed_and_the_mean_of_seeds(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append((figure, path)))
+    save_compared_curves(read_logs(runs, "resnet18"), tmp_path / "curves.png")
+    (figure, path) = drawn[0]
+    assert path == tmp_path / "curves.png"
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        f"{what}, {share} of the images"
+        for share in ("100%", "25%")
+        for what in ("training loss", "top-1 % on test images")
+    ]
+    top1 = [[tuple(point) for point in line.get_xydata()] for line in figure.axes[1].lines]
+    plain, deformable = top1[:4], top1[4:]  # three seeds and their mean
+    assert plain == [[(0, 1.0), (2, value)] for value in (70.0, 75.0, 60.0, pytest.approx(205 / 3))]
+    assert deformable[-1] == [(0, 1.0), (2, pytest.approx(211 / 3))]
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["resnet18 (n=3)", "dcnv2_resnet18 (n=3)"]
+
+
 def test_one_value_has_no_spread():
     assert describe([71.5]) == "71.50 (1)" and describe([-0.5], "+") == "-0.50 (1)"
 
@@ -70,3 +96,9 @@ def test_command_tells_in_a_sentence_what_is_missing(arguments, message, runs, t
     command = [sys.executable, "train/compare.py", str(folder), *arguments]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 1 and message in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_command_draws_the_curves(runs, tmp_path):
+    command = [sys.executable, "train/compare.py", str(runs), "--curves", str(tmp_path / "curves.png")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
