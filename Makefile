@@ -23,8 +23,9 @@ space: install
 
 # Threads that wait asleep: where other work shares the processors, spinning ones make the tests take many times longer.
 test test-oldest: export OMP_WAIT_POLICY := PASSIVE
+# A file at a time for each processor, up to four: a process may need 3 GB.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The wheel built beside the newest torch, installed beside the oldest; the tests are copied because
 # Python would otherwise import the checkout beside them.

@@ -193,6 +193,8 @@ def test_the_arrow_keys_move_the_point(page, coffee):
     photograph = read_image(coffee)
     upload_and_wait(page, coffee)
     page.locator("#columns li").nth(0).click()
+    # The keys send what the slider has, and under load the page may set the caption long before the slider.
+    page.wait_for_function("document.querySelector('#layer input[type=number]').value === '1'")
     wait_for_caption(page, "Layer 1 of 12")
     page.locator("#stage [tabindex]").focus()
     before = samples(page)
