@@ -1,7 +1,7 @@
 """Evaluate classifiers on labelled images: top-1, top-5, loss and speed.
 
 python train/validate.py --data-dir PATH --model dcnv2_resnet18 --pretrained
-python train/validate.py --run runs/NAME --perturb none rotated scaled
+python train/validate.py --run runs/NAME --perturb none rotated scaled --offsets
 """
 
 import argparse
@@ -17,6 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
+from dcn_backbones.analysis import format_health, offset_health
 from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import WEIGHTS, load_weights
 from train.data import create_eval_loader, eval_data_config, open_dataset
@@ -61,6 +62,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--channels-last", action="store_true", help="channels-last memory format")
+    parser.add_argument(
+        "--offsets", action="store_true", help="offsets and modulation of each layer too, for the first batch"
+    )
     parser.add_argument("--results-file", type=Path, help="where to write the results, .json or .csv")
     arguments = parser.parse_args()
     if arguments.run:
@@ -123,6 +127,9 @@ def _measure(name: str, model: nn.Module, perturbation: str, arguments: argparse
     loader = create_eval_loader(images, data_config, arguments.batch_size, arguments.workers, device)
     amp_dtype = torch.bfloat16 if arguments.amp else None
     description = name if perturbation == UNCHANGED else f"{name}, {perturbation}"
+    if arguments.offsets:
+        first = next(iter(loader))[0].to(device)
+        print(f"{description}, {len(first)} images\n{format_health(offset_health(model, first, amp_dtype))}")
     measured = evaluate(
         model, loader, World(device=device), amp_dtype, arguments.channels_last, description=description
     )

@@ -80,6 +80,25 @@ def test_each_kind_of_images_has_a_line_of_its_own(image_folder, monkeypatch, ca
     assert unchanged != rotated
 
 
+def test_offsets_are_told_by_layer_for_each_kind_of_images(image_folder, tmp_path, monkeypatch, capsys):
+    model = timm.create_model("dcnv2_resnet18", num_classes=3)
+    with torch.no_grad():
+        model.layer3[1].conv1.conv_offset.bias[:18] = 2.0
+    save_file(model.state_dict(), tmp_path / "moved.safetensors")
+    output = run_command(
+        monkeypatch,
+        capsys,
+        *("--data-dir", str(image_folder), "--model", "dcnv2_resnet18", "--num-classes", "3", "--offsets"),
+        *("--checkpoint", str(tmp_path / "moved.safetensors"), "--img-size", "32"),
+        *("--perturb", "none", "rotated"),
+    )
+    assert "dcnv2_resnet18, 3 images\n" in output and "dcnv2_resnet18, rotated, 3 images\n" in output
+    sizes = [line.split()[:2] for line in output.splitlines() if line.startswith("layer") and "." in line]
+    assert len(sizes) == 2 * 12
+    assert {name for name, size in sizes if size == "2.00"} == {"layer3.1.conv1"}
+    assert {size for _, size in sizes} == {"0.00", "2.00"}
+
+
 def test_run_is_evaluated_as_its_recipe_says(small_recipe, tmp_path, monkeypatch, capsys):
     expected = run(small_recipe(amp=False, eval_crop_pct=0.8, mean=[0.1, 0.2, 0.3]), tmp_path / "run")
     arguments = ["--run", str(tmp_path / "run"), "--results-file", str(tmp_path / "results.json")]
