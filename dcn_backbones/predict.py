@@ -13,6 +13,7 @@ import sys
 from tqdm import tqdm
 
 from dcn_backbones.analysis import classify, draw_sampling, load_model, read_image
+from dcn_backbones.analysis.plot.figure import check_matplotlib
 from dcn_backbones.command import CommandParser, exit_status, point_argument
 
 
@@ -52,6 +53,8 @@ def _positive(text: str) -> int:
 
 
 def predict(options: argparse.Namespace) -> None:
+    if options.sampling:
+        check_matplotlib()
     model = load_model(options.model)
     several = len(options.images) > 1
     for path in tqdm(options.images, desc="looking", unit="image", disable=None if several else True):

@@ -30,7 +30,7 @@ class Report:
         self.shown, self.output = shown, output
         if not shown:
             return
-        self.log = TrainingLog(output / LOG, epochs)
+        self.log = TrainingLog(output / LOG, epochs if step else None)  # the record of epoch 0 is the start's
         self.tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
         self.wandb = _start_wandb(output, settings) if wandb else None
 

@@ -24,12 +24,12 @@ def prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainingLog:
-    """One JSON record a line; continues a file with its first `epochs` epochs."""
+    """One JSON record a line; continues a file up to the record of `last_epoch`, with None begins it anew."""
 
-    def __init__(self, path: Path, epochs: int) -> None:
+    def __init__(self, path: Path, last_epoch: int | None) -> None:
         self.path = path
-        known = read_log(path) if path.is_file() and epochs else []
-        self.records = [record for record in known if record["epoch"] <= epochs]
+        known = read_log(path) if path.is_file() and last_epoch is not None else []
+        self.records = [record for record in known if record["epoch"] <= last_epoch]
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record and write the file anew."""

@@ -43,6 +43,7 @@ from dcn_backbones.analysis import (
 from dcn_backbones.analysis.files import check_folder
 from dcn_backbones.analysis.page import Report, figure_name, picture_name, write_page
 from dcn_backbones.analysis.photograph import image_centre
+from dcn_backbones.analysis.plot.figure import check_matplotlib
 from dcn_backbones.command import CommandParser, exit_status, point_argument
 from dcn_backbones.layers import DeformConv2d
 
@@ -114,6 +115,7 @@ def _count(text: str) -> int:
 
 
 def analyse(options: argparse.Namespace) -> None:
+    check_matplotlib()
     check_folder(options.out)
     photograph = read_image(options.image)
     annotated = _annotated(options)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,10 @@ def test_a_wrong_call_is_one_sentence(arguments, sentence, capsys):
         main([PHOTOGRAPH, *arguments])
     errors = capsys.readouterr().err
     assert end.value.code == 2 and sentence in errors and errors.count("\n") == 1
+
+
+def test_without_matplotlib_it_ends_before_the_work(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("dcn_backbones.analysis.__main__.load_model", lambda name: pytest.fail("has begun"))
+    assert main([PHOTOGRAPH, "--model", models[0], "--out", str(tmp_path / "looking")]) == 2
+    assert "pip install 'dcn_backbones[plot]'" in capsys.readouterr().err

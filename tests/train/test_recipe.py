@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import is_model_pretrained
 
 from train.checks import check_recipe
 from train.classification import ClassificationLearner
@@ -14,7 +15,8 @@ from train.losses import Criterion
 from train.networks import build_model
 from train.recipe import load_recipe, make_recipe, save_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "train" / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
 KINDS = ("classic", "modern", "finetune")
 
 
@@ -70,6 +72,12 @@ def test_every_recipe_tells_its_command_and_no_absolute_path(path):
     assert f"--config train/recipes/{path.name}" in text
     assert not Path(load_recipe(path).data_dir).is_absolute()
     assert not Path(load_recipe(path).init_from).is_absolute()
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *FOLDER.glob("detection/*.yaml")], ids=lambda path: path.stem)
+def test_every_start_is_a_run_or_known_to_timm(path):
+    start = load_recipe(path, task=None).init_from
+    assert not start or start.startswith("runs/") or is_model_pretrained(start)
 
 
 def test_unknown_key_is_named_with_the_known_ones():

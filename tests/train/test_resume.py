@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 import train.evaluate as evaluation
 from train.checkpoint import WEIGHTS, list_checkpoints, save_checkpoint
 from train.learner import Learner
+from train.results import LOG, read_log
 from train.resume import Progress, find_checkpoint, resume_notices
 from train.signals import Interrupted
 from train.train import run
@@ -42,6 +43,20 @@ def test_changed_recipe_is_announced_and_counts_from_then_on(deformable_recipe, 
     assert "accumulate 2 is now 1, opt 'sgd' is now 'adamw', lr 0.02 is now 0.001" in changed
     assert "from image 16 of epoch 2 on, and the optimizer starts without the state of the other" in changed
     assert "a step had 8 images and has 4" in steps and "goes on at image 16, which repeats 0" in steps
+
+
+def test_record_of_the_start_outlives_a_stop_in_the_first_epoch(deformable_recipe, tmp_path, stop_at):
+    """A run with `init_from` has an epoch 0 in its log: what its start is worth before the first step."""
+    run(deformable_recipe(epochs=1), tmp_path / "start")
+    recipe, output = deformable_recipe(epochs=1, init_from=str(tmp_path / "start")), tmp_path / "run"
+    stop_at(1)
+    with pytest.raises(Interrupted, match="checkpoint-0000"):
+        run(recipe, output)
+    (start,) = read_log(output / LOG)
+    stop_at(-1)
+    run(recipe, output)
+    assert [record["epoch"] for record in read_log(output / LOG)] == [0, 1]
+    assert read_log(output / LOG)[0] == start
 
 
 def test_signal_during_the_evaluation_repeats_nothing_but_it(deformable_recipe, tmp_path, monkeypatch):

@@ -20,6 +20,14 @@ _DOTS_PER_INCH = 150
 _TITLE_CHARACTERS = 42  # as many as fit above a panel
 
 
+def check_matplotlib() -> None:
+    """Raise ImportError, with what to install, where matplotlib is not."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'dcn_backbones[plot]'.") from error
+
+
 def new_figure(rows: int, columns: int, aspect: float, background: Background = "light") -> "Figure":
     """A figure for panels of an aspect, height by width, with a title each and a legend below.
 
@@ -29,10 +37,9 @@ def new_figure(rows: int, columns: int, aspect: float, background: Background = 
     """
     if background not in PAGE_COLOUR:
         raise ValueError(f"background is {background!r}; expected 'light' or 'dark'.")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'dcn_backbones[plot]'.") from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     height = rows * (_PANEL_WIDTH * aspect + _TITLE_HEIGHT) + -(-3 // columns) * _LEGEND_HEIGHT
     figure = Figure(
         figsize=(columns * _PANEL_WIDTH + _ROW_LABEL_WIDTH, height), dpi=_DOTS_PER_INCH, layout="constrained"
