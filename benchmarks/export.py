@@ -5,7 +5,6 @@ Every runtime has the same model, images and number of threads, on the CPU. Prin
 """
 
 import argparse
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -122,11 +121,6 @@ def table(rows: list[dict]) -> str:
 
 def _cell(time: dict[str, float]) -> str:
     return f"{time['median']:.1f} ({time['quartile_low']:.1f}-{time['quartile_high']:.1f})"
-
-
-def rows_of(path: Path) -> list[dict]:
-    """The rows that a report holds."""
-    return json.loads(path.read_text())["rows"]
 
 
 def _arguments() -> argparse.Namespace:

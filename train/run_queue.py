@@ -8,7 +8,7 @@ QUEUE.yaml is a list of runs: `config`, a recipe, whose task says which script t
 [VALUE, ...], ...}` is a run for each combination, the last name's values changing fastest, with $NAME in its
 texts replaced. All state is in the runs' own folders: copy them, and the queue goes on elsewhere.
 
-Exit status: 0 all done, 1 a run has failed, 75 there is more to do.
+Exit status with --minutes: 0 all done, 1 a run has failed, 75 there is more to do.
 """
 
 import fcntl
@@ -135,12 +135,20 @@ def locked(folder: Path, create: bool = False) -> Iterator[Any]:
         yield folder
         return
     with (folder / LOCK).open("w") as file:
+        yield file if _take(file, tries=10 if create else 1) else None
+
+
+def _take(file: Any, tries: int) -> bool:
+    """Lock the file; several tries outlast whoever only looks at the state of the run."""
+    for number in range(tries):
+        if number:
+            time.sleep(0.05)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield None
-        else:
-            yield file
+            continue
+        return True
+    return False
 
 
 def train_until(run: QueuedRun, deadline: float, settings: Sequence[str], signals: StopSignals) -> int | None:

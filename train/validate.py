@@ -22,6 +22,8 @@ from dcn_backbones.command import CommandParser, run_command
 from train.checkpoint import WEIGHTS, load_weights
 from train.data import create_eval_loader, eval_data_config, open_dataset
 from train.data.perturb import PERTURBATIONS, UNCHANGED, PerturbedImages
+from train.data.sources import ImageSource
+from train.data.subsets import Subset, held_out
 from train.distribution import World
 from train.evaluate import evaluate
 from train.networks import build_model
@@ -45,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", help="folder of class folders, tar file, parquet folder, or hfds/NAME; a run's own"
     )
-    parser.add_argument("--split", help="validation, or a run's own")
+    parser.add_argument("--split", help="validation; of a run what it has evaluated itself")
     parser.add_argument(
         "--perturb",
         nargs="+",
@@ -67,14 +69,22 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--results-file", type=Path, help="where to write the results, .json or .csv")
     arguments = parser.parse_args()
-    if arguments.run:
-        recipe = load_recipe(arguments.run / RECIPE)
-        arguments.data_dir = arguments.data_dir or recipe.data_dir
-        arguments.split = arguments.split or recipe.val_split
-    elif not arguments.data_dir:
+    if arguments.run and (arguments.pretrained or arguments.num_classes):
+        parser.error("--pretrained and --num-classes are of --model and --model-list, a run has its own")
+    if not arguments.run and not arguments.data_dir:
         parser.error("no --data-dir is given, expected one with --model and --model-list")
-    arguments.split = arguments.split or "validation"
     return arguments
+
+
+def open_images(arguments: argparse.Namespace) -> ImageSource | Subset:
+    """The images asked for, or those that the run has evaluated: what it held out or its own split."""
+    if not arguments.run:
+        return open_dataset(arguments.data_dir, arguments.split or "validation")
+    recipe = load_recipe(arguments.run / RECIPE)
+    data_dir = arguments.data_dir or recipe.data_dir
+    if recipe.holdout > 0 and not arguments.split:
+        return held_out(open_dataset(data_dir, recipe.train_split), recipe.holdout, recipe.seed)
+    return open_dataset(data_dir, arguments.split or recipe.val_split)
 
 
 def model_names(model: str | None, model_list: str | None) -> list[str]:
@@ -121,7 +131,7 @@ def _measure(name: str, model: nn.Module, perturbation: str, arguments: argparse
     """The model's name, size and preprocessing, and what `evaluate` measured."""
     data_config = resolve_data_config(vars(arguments), model=model, use_test_size=True)
     device = torch.device(arguments.device)
-    images = open_dataset(arguments.data_dir, arguments.split)
+    images = open_images(arguments)
     if perturbation != UNCHANGED:
         images = PerturbedImages(images, perturbation)
     loader = create_eval_loader(images, data_config, arguments.batch_size, arguments.workers, device)

@@ -35,6 +35,11 @@ def prepared(small_runtimes, monkeypatch):
     return model, exact, half
 
 
+def rows_of(path: Path) -> list[dict]:
+    """The rows that a report holds."""
+    return json.loads(path.read_text())["rows"]
+
+
 def test_every_runtime_is_timed(prepared, monkeypatch, tmp_path, capsys):
     output = tmp_path / "export.json"
     monkeypatch.setattr(export, "SETTINGS", [SMALL])
@@ -44,7 +49,7 @@ def test_every_runtime_is_timed(prepared, monkeypatch, tmp_path, capsys):
     (row,) = report["rows"]
     assert set(row["milliseconds"]) == set(export.COLUMNS) and report["versions"]["openvino"]
     assert all(times["median"] > 0 for times in row["milliseconds"].values())
-    assert capsys.readouterr().out == export.table(export.rows_of(output)) + "\n"
+    assert capsys.readouterr().out == export.table(rows_of(output)) + "\n"
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "openvino bfloat16"])
@@ -73,6 +78,6 @@ def test_offsets_that_are_left_out_are_seen(prepared):
 def test_the_documentation_shows_the_committed_figures():
     results = ROOT / "benchmarks/results/export_cpu.json"
     documentation = (ROOT / "docs/export.md").read_text()
-    assert export.table(export.rows_of(results)) in documentation
+    assert export.table(rows_of(results)) in documentation
     machine = json.loads(results.read_text())["machine"]
     assert re.search(re.escape(machine["processor"]), documentation)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_lock_is_held_by_one(tmp_path):
         assert first and second is None
     with locked(tmp_path / "run") as third:
         assert third
+
+
+def test_looking_at_a_run_keeps_nobody_from_training_it(tmp_path):
+    with locked(tmp_path / "run", create=True):
+        pass
+    looking = locked(tmp_path / "run")
+    assert looking.__enter__()
+    timer = threading.Timer(0.1, looking.__exit__, (None, None, None))
+    timer.start()
+    with locked(tmp_path / "run", create=True) as lock:
+        assert lock
+    timer.join()
 
 
 def test_failing_run_is_reported_and_the_next_one_trained(queue, tmp_path):

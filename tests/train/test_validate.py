@@ -108,6 +108,25 @@ def test_run_is_evaluated_as_its_recipe_says(small_recipe, tmp_path, monkeypatch
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+def test_run_that_held_images_out_is_evaluated_on_them(small_recipe, tmp_path, monkeypatch, capsys):
+    expected = run(small_recipe(amp=False, holdout=0.34), tmp_path / "run")
+    arguments = ["--run", str(tmp_path / "run"), "--results-file", str(tmp_path / "results.json")]
+    run_command(monkeypatch, capsys, *arguments)
+    (found,) = json.loads((tmp_path / "results.json").read_text())
+    assert found["images"] == expected["images"] != 7
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    run_command(monkeypatch, capsys, *arguments, "--split", "validation")
+    assert json.loads((tmp_path / "results.json").read_text())[0]["images"] == 7
+
+
+def test_model_options_are_not_for_a_run(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as error:
+        run_command(monkeypatch, capsys, "--run", "runs/some", "--pretrained")
+    assert (
+        error.value.code == 2 and "--pretrained and --num-classes are of --model" in capsys.readouterr().err
+    )
+
+
 def test_model_without_images_is_a_wrong_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as error:
         run_command(monkeypatch, capsys, "--model", "test_resnet")
