@@ -1,13 +1,15 @@
-"""What tests share: a fixed seed, a terminal, and photographs where a `shared/` folder has them."""
+"""What tests share: a fixed seed, a terminal, and photographs where there are any."""
 
 import io
+import os
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
 
-_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# The data sets of docs/data.md; without the variable, those beside the checkout.
+_DATA = Path(os.environ.get("DCN_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +33,14 @@ def terminal(monkeypatch) -> redirect_stderr:
 
 @pytest.fixture
 def shared_data():
-    """A function: the path of a data set in `../shared/data`, or a skip with the reason."""
+    """A function: the path of a data set of `docs/data.md`, or a skip with the reason."""
 
     def find(name: str) -> Path:
-        folder = _SHARED_DATA / name
+        folder = _DATA / name
         if not folder.is_dir():
-            pytest.skip(f"needs the photographs of {name} in shared/data beside the checkout")
+            pytest.skip(
+                f"needs the photographs of {name} (docs/data.md) in the folder that DCN_TEST_DATA names"
+            )
         return folder
 
     return find
