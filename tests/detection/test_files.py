@@ -104,7 +104,7 @@ def test_other_categories_are_refused_in_one_sentence(saved):
         ("detector.json", b"{", "detector.json does not describe a detector"),
         ("detector.json", b'{"settings": {"colour": 1}, "categories": []}', "colour"),
         ("model.safetensors", None, "model.safetensors is not a file"),
-        ("model.safetensors", b"damaged", "does not hold the weights of its detector.json"),
+        ("model.safetensors", b"damaged", "model.safetensors cannot be read as tensors"),
     ],
 )
 def test_damaged_folders(saved, tmp_path, file, content, message):

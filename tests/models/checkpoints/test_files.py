@@ -119,6 +119,7 @@ def test_a_file_without_a_state_dict(tmp_path):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match="absent.pth"):
-        read_checkpoint(tmp_path / "absent.pth")
+@pytest.mark.parametrize("name", ["absent.pth", "absent.npz", "absent.safetensors"])
+def test_a_file_that_is_not_there(name, tmp_path):
+    with pytest.raises(OSError, match=name):
+        read_checkpoint(tmp_path / name)
