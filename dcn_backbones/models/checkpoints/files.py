@@ -1,6 +1,5 @@
 """Checkpoint files: read without running anything that is in them."""
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+
+from ...files import written_whole
 
 # Where training programs keep the state dict in what they save: mmengine and timm, detectron2.
 _WRAPPERS = ("state_dict", "model")
@@ -74,12 +75,8 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def write_torch(content: Mapping[str, Any], path: str | Path) -> None:
     """``torch.save`` through a temporary file: ``path`` appears whole or not at all."""
-    temporary = Path(f"{path}.tmp")
-    try:
+    with written_whole(path) as temporary:
         torch.save(dict(content), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
