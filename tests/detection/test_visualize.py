@@ -108,7 +108,12 @@ def test_saved_whole(image, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("a.xyz", "a.xyz does not end in"), ("absent/a.png", "absent is not a folder")]
+    "name, message",
+    [
+        ("a.xyz", "a.xyz does not end in"),
+        ("a.psd", "a.psd does not end in"),  # Pillow reads these only
+        ("absent/a.png", "absent is not a folder"),
+    ],
 )
 def test_a_picture_that_cannot_be_written(tmp_path, name, message):
     with pytest.raises((ValueError, OSError), match=message):
