@@ -45,8 +45,12 @@ def draw_detections(
         image: The photograph, mode RGB.
         detections: As `detect` returns them.
         categories: Names of the labels 1, 2 and so on.
+
+    Raises:
+        ValueError: When a label has no name.
     """
     labels = detections["labels"].tolist()
+    _check_named(labels, categories)
     if not labels:
         return image.copy()
     pixels = pil_to_tensor(image)
@@ -63,6 +67,15 @@ def draw_detections(
     ]
     _write(drawn, words, boxes[:, :2].tolist(), colours)
     return drawn
+
+
+def _check_named(labels: list[int], categories: Sequence[str]) -> None:
+    unnamed = [label for label in labels if not 1 <= label <= len(categories)]
+    if unnamed:
+        raise ValueError(
+            f"the detections have the label {unnamed[0]}, but there are names for 1 to {len(categories)}; "
+            "expected the categories of their detector."
+        )
 
 
 def category_colour(label: int) -> tuple[int, int, int]:
