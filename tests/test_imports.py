@@ -11,6 +11,7 @@ PACKAGE = "dcn_backbones"
 # `__main__` of a room may import every room that is installed with them; no room may import a command.
 RANKS = {
     "_C": -1,
+    "files": -1,
     "ops": 0,
     "layers": 1,
     "models": 2,
@@ -109,6 +110,7 @@ def test_an_import_against_the_arrow_is_found(tmp_path, file, line):
             "import torch, timm.models\nfrom .backends import base\nfrom . import base",
         ),
         ("dcn_backbones/layers/deform_conv.py", "from ..ops import deform_conv2d"),
+        ("dcn_backbones/models/checkpoints/files.py", "from ...files import written_whole"),
         ("dcn_backbones/analysis/plot.py", "import dcn_backbones\nfrom ..models import DeformResNet"),
         (
             "dcn_backbones/predict.py",

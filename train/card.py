@@ -1,6 +1,9 @@
 """The README card of published weights, written from the recipes and measurements of their runs."""
 
 from pathlib import Path
+from typing import Any
+
+from timm.optim import get_optimizer_info
 
 from train.history import Phase, TrainingHistory
 from train.recipe import Recipe
@@ -43,9 +46,9 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config(model=mod
 {phases}
 
 {starts}- Loss: {loss_function}
-- Optimizer: {opt}, momentum {momentum}, batch {batch_size} in each process{accumulated}
+- Optimizer: {opt}{momentum}, batch {batch_size} in each process{accumulated}
 - Weight decay: {weight_decay}, none on vectors and biases
-- Learning rate: {sched} schedule; {offset_lr_scale}x in the branches that predict the offsets
+- Learning rate: {sched} schedule{offset_rate}
 - Augmentation: {augmentation}
 
 Every setting and the log of every epoch that was kept are in `training.json`.
@@ -77,11 +80,9 @@ _PHASE_HEADER = """\
 | phase | model | epochs | size | learning rate | training images/s | top-1 % | top-5 % |
 |---|---|---|---|---|---|---|---|"""
 
-_STARTS = """\
-Each phase starts from the one before. Plain weights are converted exactly before the first deformable step:
-offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples.
-
-"""
+_CONVERSION = """\
+ Plain weights are converted exactly before the first deformable step:
+offsets start at zero, and the replaced 3x3 weights are doubled where a mask of one half scales samples."""
 
 _CITATIONS = {
     "dcnv1": """\
@@ -126,7 +127,7 @@ def model_card(name: str, history: TrainingHistory, source: str | None = None, s
     Markdown, for between the results and how they came about.
     """
     recipe, result = history.recipe, history.result
-    generation = recipe.model.split("_")[0] if recipe.model.startswith("dcnv") else ""
+    generation = _generation(recipe)
     rows = [_phase_row(number, phase) for number, phase in enumerate(history.phases, start=1)]
     return _CARD.format(
         name=name,
@@ -145,18 +146,18 @@ def model_card(name: str, history: TrainingHistory, source: str | None = None, s
         val_split=recipe.val_split,
         img_size=history.img_size,
         training_size=recipe.img_size,
-        size_note=_size_note(history.img_size, recipe.img_size),
+        size_note=_size_note(history.img_size, recipe),
         phases="\n".join([_PHASE_HEADER, *rows]),
-        starts=_STARTS if len(rows) > 1 else "",
+        starts=_starts(history.phases),
         loss_function=_loss(recipe),
         opt=recipe.opt,
-        momentum=recipe.momentum,
+        momentum=_momentum(recipe),
         sched=recipe.sched,
         augmentation=_augmentation(recipe),
         weight_decay=recipe.weight_decay,
         batch_size=recipe.batch_size,
         accumulated=f", {recipe.accumulate} of them a step" if recipe.accumulate > 1 else "",
-        offset_lr_scale=recipe.offset_lr_scale,
+        offset_rate=_offset_rate(recipe) if generation else "",
         interpolation=recipe.interpolation,
         crop_pct=recipe.eval_crop_pct,
         mean=recipe.mean,
@@ -164,6 +165,30 @@ def model_card(name: str, history: TrainingHistory, source: str | None = None, s
         terms=recipe.data_terms or "not stated by the recipe",
         citation=_CITATIONS[generation],
     )
+
+
+def _generation(recipe: Recipe) -> str:
+    """`dcnv1` or `dcnv2`, and nothing for a plain network."""
+    return recipe.model.split("_")[0] if recipe.model.startswith("dcnv") else ""
+
+
+def _starts(phases: list[Phase]) -> str:
+    if len(phases) == 1:
+        return ""
+    generations = [_generation(phase.recipe) for phase in phases]
+    begun_plain = not all(generations) or any(phase.recipe.deform_from_epoch > 0 for phase in phases)
+    conversion = _CONVERSION if generations[-1] and begun_plain else ""
+    return f"Each phase starts from the one before.{conversion}\n\n"
+
+
+def _momentum(recipe: Recipe) -> str:
+    """The momentum where timm hands it to the optimizer, nothing where it does not."""
+    name = recipe.opt.lower().split("_")[-1]  # as timm reads a name that may begin with "lookahead_"
+    return f", momentum {recipe.momentum}" if get_optimizer_info(name).has_momentum else ""
+
+
+def _offset_rate(recipe: Recipe) -> str:
+    return f"; {recipe.offset_lr_scale}x in the branches that predict the offsets"
 
 
 def _loss(recipe: Recipe) -> str:
@@ -176,16 +201,20 @@ def _loss(recipe: Recipe) -> str:
 
 def _augmentation(recipe: Recipe) -> str:
     smallest, largest = recipe.train_scale
-    parts = [f"crops of {smallest:.0%} to {largest:.0%} of the area, resized", "horizontal flips"]
+    parts = [f"crops of {smallest:.0%} to {largest:.0%} of the area, resized"]
+    parts += ["horizontal flips"] if recipe.hflip else []
     names = ("auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
     parts += [f"{name.replace('_', ' ')} {getattr(recipe, name)}" for name in names if getattr(recipe, name)]
     return ", ".join(parts)
 
 
-def _size_note(size: int, training_size: int) -> str:
-    if size == training_size:
+def _size_note(size: int, recipe: Recipe) -> str:
+    if size == recipe.img_size:
         return ""
-    return f"\nTraining ended at {training_size} px; the size for use was chosen on these validation images."
+    note = f"\nTraining ended at {recipe.img_size} px"
+    if size != recipe.eval_img_size:  # a size that the recipe does not name was asked for at the export
+        note += "; the size for use was chosen on these validation images"
+    return f"{note}."
 
 
 def _phase_row(number: int, phase: Phase) -> str:
@@ -193,6 +222,11 @@ def _phase_row(number: int, phase: Phase) -> str:
     speed = sum(record["train_images_per_second"] for record in phase.log) / len(phase.log)
     return (
         f"| {number} | {recipe.model} | {last['epoch']} | {recipe.img_size} px "
-        f"| {recipe.lr:g} to {recipe.min_lr:g} | {speed:.0f} "
+        f"| {_rates(recipe, last)} | {speed:.0f} "
         f"| {last['val_top1']:.2f} | {last['val_top5']:.2f} |"
     )
+
+
+def _rates(recipe: Recipe, last: dict[str, Any]) -> str:
+    """The first rate and, where the log has it, the last: not every schedule ends at `min_lr`."""
+    return f"{recipe.lr:g} to {last['lr']:.2g}" if "lr" in last else f"{recipe.lr:g}"

@@ -9,8 +9,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from timm.models import load_checkpoint
+from timm.models import load_state_dict
 from torch import Tensor, nn
+
+from dcn_backbones.models.checkpoints import load_own_state, reading
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
@@ -69,10 +71,22 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a file of this model's weights, or of the plain network's; raises FileNotFoundError."""
+    """Load a file of this model's weights, or of the plain network's; raises what `read_weights` does.
+
+    Raises ValueError for the weights of another network too.
+    """
+    load_own_state(model, read_weights(path), path)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a weight file, or the averaged one of a file that has both.
+
+    Raises FileNotFoundError for none, ValueError for a damaged one.
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"weight file {str(path)!r} does not exist")
-    load_checkpoint(model, str(path))
+        raise FileNotFoundError(f"weight file {str(path)!r} does not exist, expected a state dict in it")
+    with reading(path):
+        return load_state_dict(str(path))
 
 
 def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from dcn_backbones.command import CommandParser, run_command
+from dcn_backbones.models.checkpoints import load_own_weights
 from train.card import model_card
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
 from train.data import create_eval_loader, eval_data_config, open_dataset
@@ -36,9 +36,12 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 def trained_model(recipe: Recipe, weights: Path, dtype: str = "float16") -> nn.Module:
-    """The trained model with parameters and buffers of `dtype`; raises ValueError if a value overflows."""
+    """The trained model with parameters and buffers of `dtype`.
+
+    Raises ValueError if the file is damaged or another network's, or a value overflows.
+    """
     model = timm.create_model(recipe.model, num_classes=recipe.num_classes, **recipe.model_kwargs)
-    model.load_state_dict(load_file(weights))
+    load_own_weights(model, weights)
     model.to(DTYPES[dtype])
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():

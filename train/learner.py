@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from dcn_backbones.models.checkpoints import load_own_weights
 from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
 from train.distribution import World, without_averaging
 from train.networks import place_model
@@ -132,12 +132,13 @@ class Learner(ABC):
         """Go on from a checkpoint folder and the `state` in it.
 
         An average that the checkpoint lacks starts at its weights; the state of another optimizer is left.
+        Raises ValueError for weights that are damaged or another network's.
         """
-        self.model.load_state_dict(load_file(checkpoint / WEIGHTS))
+        load_own_weights(self.model, checkpoint / WEIGHTS)
         if self.average is not None:
             averaged = checkpoint / AVERAGED_WEIGHTS
             file = averaged if averaged.is_file() else checkpoint / WEIGHTS
-            self.average.module.load_state_dict(load_file(file))
+            load_own_weights(self.average.module, file)
         if state["recipe"]["opt"] == self.recipe.opt:
             load_optimizer_state(self.optimizer, state["optimizer"], self.recipe)
         if self.scaler.is_enabled() and state["scaler"]:

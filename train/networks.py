@@ -5,13 +5,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_pretrained, load_state_dict
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_pretrained
 from torch import nn
 
 import dcn_backbones  # noqa: F401  (registers the models)
 from dcn_backbones.models.checkpoints import checkpoint_filter_fn
-from train.checkpoint import WEIGHTS
+from train.checkpoint import WEIGHTS, read_weights
 from train.offsets import constrain_offsets
 from train.recipe import Recipe
 from train.settings import TrainingSettings
@@ -41,13 +40,13 @@ def start_model(model: nn.Module, init_from: str) -> None:
     """Load a weight file, the weights in a folder, or a timm name's with its tag (`resnet50.a1_in1k`).
 
     Weights of a plain network start a deformable one exactly, as `pretrained=True` does. A classifier of
-    another size is left out. Raises FileNotFoundError for anything else.
+    another size is left out. Raises ValueError for a file that is damaged or another network's, and
+    FileNotFoundError for anything else.
     """
     path = Path(init_from)
     file = path / WEIGHTS if path.is_dir() else path
     if file.is_file():
-        state = load_file(file) if file.suffix == ".safetensors" else load_state_dict(str(file))
-        _load(model, checkpoint_filter_fn(state, model))
+        _load(model, checkpoint_filter_fn(read_weights(file), model))
     elif (cfg := _timm_cfg(init_from)) is not None:
         load_pretrained(model, cfg.to_dict(), model.num_classes, filter_fn=checkpoint_filter_fn)
     else:

@@ -15,7 +15,10 @@ WARNING_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Constraint:
-    """A forward hook of an offset branch: clamps the offsets, and keeps their mean square for the loss."""
+    """A forward hook of an offset branch: clamps the offsets, and adds up their mean squares for the loss.
+
+    A step may run a network more than once, as feature mimicking does: every pass with gradients pays.
+    """
 
     clamp: float
     penalty: float
@@ -24,8 +27,9 @@ class Constraint:
         offsets, logits = output[:, : branch.offset_channels], output[:, branch.offset_channels :]
         if self.clamp > 0:
             offsets = offsets.clamp(-self.clamp, self.clamp)
-        if self.penalty > 0 and branch.training:
-            branch.penalty = self.penalty * offsets.float().square().mean()
+        if self.penalty > 0 and branch.training and torch.is_grad_enabled():
+            due = self.penalty * offsets.float().square().mean()
+            branch.penalty = getattr(branch, "penalty", 0.0) + due
         return torch.cat([offsets, logits], dim=1)
 
 
@@ -39,7 +43,7 @@ def constrain_offsets(model: nn.Module, clamp: float, penalty: float) -> None:
 
 
 def offset_penalty(model: nn.Module) -> Tensor | float:
-    """The sum over the layers of what the last forward pass in training has to pay; 0 without a penalty."""
+    """What the forward passes in training since the last call have to pay, over all layers; 0 without any."""
     branches = [layer.conv_offset for layer in _deformable_layers(model)]
     return sum(branch.__dict__.pop("penalty", 0.0) for branch in branches)
 

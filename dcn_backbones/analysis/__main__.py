@@ -40,11 +40,11 @@ from dcn_backbones.analysis import (
     read_image,
     spatial_support,
 )
-from dcn_backbones.analysis.files import check_folder
 from dcn_backbones.analysis.page import Report, figure_name, picture_name, write_page
 from dcn_backbones.analysis.photograph import image_centre
 from dcn_backbones.analysis.plot.figure import check_matplotlib
 from dcn_backbones.command import CommandParser, exit_status, point_argument
+from dcn_backbones.files import check_folder
 from dcn_backbones.layers import DeformConv2d
 
 Models = list[tuple[str, nn.Module]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from .files import written_whole
+from ..files import written_whole
 from .node import ClassLogit
 from .plot import VIEWS
 from .support import SpatialSupport

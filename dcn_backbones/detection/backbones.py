@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from ..models.checkpoints import read_checkpoint
 from .settings import DetectorSettings
 
 OUT_CHANNELS = 256
@@ -89,7 +91,8 @@ def make_backbone(settings: DetectorSettings) -> Backbone:
 
     Raises:
         ValueError: When timm has no such network, or it has other strides than the neck needs or fewer stages
-            than are trained.
+            than are trained, or the file of its weights is damaged or another network's.
+        FileNotFoundError: When there is no such file.
     """
     body = _make_body(settings)
     if body.feature_info.reduction() != _REDUCTIONS[settings.neck]:
@@ -123,9 +126,17 @@ def _loadable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(arguments)
     path = arguments.pop("checkpoint_path", None)
     if path:
+        _check_weights(Path(path))
         overlay = {**arguments.get("pretrained_cfg_overlay", {}), "file": str(path)}
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     return arguments
+
+
+def _check_weights(path: Path) -> None:
+    """Read the file before timm does, whose own errors do not name it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint_path {str(path)!r} is not a file; expected a network's weights.")
+    read_checkpoint(path)
 
 
 def freeze_stages(body: nn.Module, trainable: int) -> None:

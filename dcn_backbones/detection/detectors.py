@@ -48,7 +48,9 @@ def faster_rcnn(backbone: str = "dcnv2_resnet50", num_classes: int = 91, **setti
         A detector that also has its settings, ``detector.settings``, as `build_detector` takes them.
 
     Raises:
-        ValueError: When a setting is not known or does not fit the others or the backbone.
+        ValueError: When a setting is not known or does not fit the others or the backbone, or the file of the
+            backbone's weights is damaged or another network's.
+        FileNotFoundError: When there is no such file.
         TypeError: When there is no setting of a name.
     """
     return build_detector(DetectorSettings(FASTER_RCNN, backbone, num_classes, **settings))
@@ -67,7 +69,16 @@ def mask_rcnn(
 
 
 def build_detector(settings: DetectorSettings) -> FasterRCNN:
-    """The detector of the settings, in training mode; its own ``settings`` are a dict that JSON can hold."""
+    """The detector of the settings, in training mode; its own ``settings`` are a dict that JSON can hold.
+
+    Args:
+        settings: Which detector, on which backbone, with which weights of it.
+
+    Raises:
+        ValueError: When a setting does not fit the backbone, timm cannot build that, or the file of its
+            weights is damaged or another network's.
+        FileNotFoundError: When there is no such file.
+    """
     backbone = make_backbone(settings)
     settings = _resolved(settings, backbone)
     detector = _CLASSES[settings.architecture, settings.mimic is not None](

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from .backbones import reason
+from ..models.checkpoints import load_own_weights
 from .detectors import build_detector
 from .settings import DetectorSettings
 
@@ -102,12 +102,7 @@ def _description(path: Path) -> tuple[DetectorSettings, list[str]]:
 def _load_weights(detector: GeneralizedRCNN, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected the weights of the detector beside it.")
-    try:
-        detector.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors has errors of its own, torch a RuntimeError of many lines
-        raise ValueError(
-            f"{path} does not hold the weights of its {DESCRIPTION}: {reason(error)}."
-        ) from error
+    load_own_weights(detector, path)
 
 
 def _check_count(categories: list[str], num_classes: int, name: str) -> None:

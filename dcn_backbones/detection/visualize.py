@@ -1,7 +1,6 @@
 """Detections drawn over a photograph."""
 
 import colorsys
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from ..files import written_whole
 
 _GOLDEN_RATIO = 0.618034
 
@@ -44,8 +45,12 @@ def draw_detections(
         image: The photograph, mode RGB.
         detections: As `detect` returns them.
         categories: Names of the labels 1, 2 and so on.
+
+    Raises:
+        ValueError: When a label has no name.
     """
     labels = detections["labels"].tolist()
+    _check_named(labels, categories)
     if not labels:
         return image.copy()
     pixels = pil_to_tensor(image)
@@ -64,28 +69,51 @@ def draw_detections(
     return drawn
 
 
+def _check_named(labels: list[int], categories: Sequence[str]) -> None:
+    unnamed = [label for label in labels if not 1 <= label <= len(categories)]
+    if unnamed:
+        raise ValueError(
+            f"the detections have the label {unnamed[0]}, but there are names for 1 to {len(categories)}; "
+            "expected the categories of their detector."
+        )
+
+
 def category_colour(label: int) -> tuple[int, int, int]:
     """A bright colour, far from those of the labels beside it."""
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(label * _GOLDEN_RATIO % 1, 0.85, 1))
 
 
 def check_picture(path: Path) -> None:
-    """Raise, before anything is computed, for a picture that could not be written."""
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path} does not end in an image format's suffix; expected .png, .jpg or the like.")
+    """Find out, before anything is computed, whether a picture can be written.
+
+    Raises:
+        ValueError: When its suffix is not that of a format that Pillow writes.
+        FileNotFoundError: When its folder does not exist.
+    """
+    if _format(path) not in Image.SAVE:
+        raise ValueError(
+            f"{path} does not end in the suffix of an image format that Pillow writes; expected .png, .jpg "
+            "or the like."
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder; expected an existing one for {path.name}.")
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture in the format of its suffix, whole or not at all."""
+    """Write a picture in the format of its suffix, whole or not at all.
+
+    Raises:
+        ValueError: When its suffix is not that of a format that Pillow writes.
+        OSError: When its folder does not exist, or it cannot be written.
+    """
     check_picture(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(temporary, format=Image.registered_extensions()[path.suffix.lower()])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary:
+        image.save(temporary, format=_format(path))
+
+
+def _format(path: Path) -> str | None:
+    """Pillow's name for the format of a suffix; it reads more formats than it writes."""
+    return Image.registered_extensions().get(path.suffix.lower())
 
 
 def _write(

@@ -31,7 +31,17 @@ def load_exported(path: Path, provider: str | None = None) -> Network:
 
 
 def onnxruntime_session(model: bytes | Path, threads: int | None = None, provider: str | None = None):
-    """An `onnxruntime.InferenceSession` on the CPU, or on the one provider that is named."""
+    """An `onnxruntime.InferenceSession` on the CPU, or on the one provider that is named.
+
+    Args:
+        model: An ONNX model, serialised or in a file.
+        threads: Of one operator; by default what ONNX Runtime chooses.
+        provider: One of its execution providers, by name.
+
+    Raises:
+        ValueError: When that provider is not in this installation.
+        ImportError: When ONNX Runtime is not installed.
+    """
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # its default
@@ -63,14 +73,28 @@ def _onnxruntime():
 
 
 def run_onnxruntime(model: bytes | Path, threads: int | None = None, provider: str | None = None) -> Network:
-    """ONNX Runtime on an ONNX model of one input, serialised or in a file."""
+    """ONNX Runtime on an ONNX model of one input; the arguments are those of `onnxruntime_session`.
+
+    Raises:
+        ValueError: When the provider is not in this installation, or the model has several inputs.
+        ImportError: When ONNX Runtime is not installed.
+    """
     session = onnxruntime_session(model, threads, provider)
     (images,) = session.get_inputs()
     return lambda input: _tensors(session.run(None, {images.name: input.numpy(force=True)}))
 
 
 def run_openvino(model, threads: int | None = None, properties: dict[str, str] = FULL_PRECISION) -> Network:
-    """OpenVINO's CPU plugin on an `openvino.Model` of one input or a file in its format."""
+    """OpenVINO's CPU plugin on an `openvino.Model` of one input or a file in its format.
+
+    Args:
+        model: The model, or the path of its ``.xml``.
+        threads: By default as many as OpenVINO chooses.
+        properties: Of the compiled model; by default it computes in float32.
+
+    Raises:
+        ImportError: When OpenVINO is not installed.
+    """
     try:
         import openvino
     except ImportError as error:

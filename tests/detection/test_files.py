@@ -70,6 +70,26 @@ def test_a_plain_classifiers_checkpoint_starts_a_deformable_backbone(tmp_path):
     assert path not in json.dumps(started.settings)
 
 
+@pytest.mark.parametrize(
+    "content, kind, message",
+    [
+        (
+            None,
+            FileNotFoundError,
+            "checkpoint_path '.*plain.safetensors' is not a file; expected a network's",
+        ),
+        (b"damaged", ValueError, "plain.safetensors cannot be read as tensors alone"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_one_sentence_that_names_it(content, kind, message, tmp_path):
+    path = tmp_path / "plain.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(kind, match=message) as error:
+        small_faster_rcnn(backbone_args={"checkpoint_path": str(path)})()
+    assert "\n" not in str(error.value)
+
+
 def test_a_failed_write_leaves_what_was_there(detector, saved):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
     other = deepcopy(detector)
@@ -104,7 +124,7 @@ def test_other_categories_are_refused_in_one_sentence(saved):
         ("detector.json", b"{", "detector.json does not describe a detector"),
         ("detector.json", b'{"settings": {"colour": 1}, "categories": []}', "colour"),
         ("model.safetensors", None, "model.safetensors is not a file"),
-        ("model.safetensors", b"damaged", "does not hold the weights of its detector.json"),
+        ("model.safetensors", b"damaged", "model.safetensors cannot be read as tensors"),
     ],
 )
 def test_damaged_folders(saved, tmp_path, file, content, message):

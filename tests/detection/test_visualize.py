@@ -77,6 +77,13 @@ def test_words_stay_inside_the_photograph(image, found):
     assert at_the_corner == pytest.approx(inside, rel=0.1)
 
 
+@pytest.mark.parametrize("label, names", [(3, NAMES[:2]), (0, NAMES)])
+def test_a_label_without_a_name_is_one_sentence(image, found, label, names):
+    message = f"label {label}, but there are names for 1 to {len(names)}"
+    with pytest.raises(ValueError, match=message):
+        draw_detections(image, {**found, "labels": torch.tensor([label])}, names)
+
+
 def test_nothing_found_draws_nothing(image, found):
     none = {name: values[:0] for name, values in found.items()}
     drawn = draw_detections(image, none, NAMES)
@@ -108,7 +115,12 @@ def test_saved_whole(image, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("a.xyz", "a.xyz does not end in"), ("absent/a.png", "absent is not a folder")]
+    "name, message",
+    [
+        ("a.xyz", "a.xyz does not end in"),
+        ("a.psd", "a.psd does not end in"),  # Pillow reads these only
+        ("absent/a.png", "absent is not a folder"),
+    ],
 )
 def test_a_picture_that_cannot_be_written(tmp_path, name, message):
     with pytest.raises((ValueError, OSError), match=message):

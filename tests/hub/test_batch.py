@@ -4,6 +4,8 @@ import pytest
 
 from dcn_backbones.command import UsageError
 from hub.batch import for_each
+from train.export_weights import trained_model
+from train.recipe import Recipe
 
 
 def test_where_one_fails_the_others_have_their_turn(capsys):
@@ -18,6 +20,15 @@ def test_where_one_fails_the_others_have_their_turn(capsys):
     assert handled == ["one", "two"]
     assert capsys.readouterr().err == "error: bad is damaged\n"
     assert for_each(["one", "two"], "handling", handle)
+
+
+def test_damaged_weights_keep_no_other_model_from_its_turn(capsys, tmp_path):
+    files = [tmp_path / name for name in ("one.safetensors", "two.safetensors")]
+    for file in files:
+        file.write_bytes(b"damaged")
+    assert not for_each(files, "exporting", lambda file: trained_model(Recipe(model="test_resnet"), file))
+    told = [line.partition(" cannot")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"error: {file}" for file in files]
 
 
 def test_wrong_usage_concerns_them_all():

@@ -61,6 +61,17 @@ def test_value_beyond_float16_is_an_error(small_recipe, tmp_path):
         trained_model(recipe, tmp_path / "model.safetensors")
 
 
+def test_weights_that_cannot_be_exported_are_one_sentence(small_recipe, tmp_path):
+    recipe, file = small_recipe(), tmp_path / "model.safetensors"
+    save_file({"fc.weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="model.safetensors holds the weights of another network") as other:
+        trained_model(recipe, file)
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="model.safetensors cannot be read as tensors alone") as damaged:
+        trained_model(recipe, file)
+    assert "\n" not in f"{other.value}{damaged.value}"
+
+
 def test_average_is_exported_and_the_card_tells_how_it_was_made(deformable_recipe, tmp_path):
     recipe = deformable_recipe(ema_decay=0.5, epochs=1, loss="bce", cutmix=1.0, data_terms="ours")
     run(recipe, tmp_path / "run")

@@ -6,7 +6,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from dcn_backbones.layers import DeformConv2d
-from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS
+from train.checkpoint import AVERAGED_WEIGHTS, WEIGHTS, save_checkpoint
 from train.classification import ClassificationLearner
 from train.distribution import World
 from train.learner import slow_autocast
@@ -211,3 +211,13 @@ def test_plain_start_has_the_deformable_networks_names(deformable_recipe):
     deformable = deformed_model(plain, recipe)
     added = deformable.state_dict().keys() - plain.state_dict().keys()
     assert added and all(".conv_offset." in name and name.startswith("layer4") for name in added)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, AVERAGED_WEIGHTS])
+def test_going_on_from_damaged_weights_is_one_sentence(name, make_learner, tmp_path):
+    learner = make_learner(ema_decay=0.5)
+    checkpoint = tmp_path / "checkpoint-1"
+    save_checkpoint(checkpoint, learner.weights(), {})
+    (checkpoint / name).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as tensors alone"):
+        learner.load(checkpoint, {})

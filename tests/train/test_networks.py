@@ -3,6 +3,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from train.checkpoint import load_weights
 from train.networks import build_model, start_model
 
 IMAGES = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
@@ -55,3 +56,20 @@ def test_weights_of_another_network_are_an_error(name, settings, message, plain,
     save_file(other.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         start_model(plain, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+@pytest.mark.parametrize("load", [start_model, load_weights])
+def test_damaged_weights_are_one_sentence_that_names_their_file(load, name, plain, tmp_path):
+    file = tmp_path / name
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as tensors alone") as error:
+        load(plain, str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_network_is_one_sentence(plain, tmp_path):
+    save_file(timm.create_model("resnet18", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="model.safetensors holds the weights of another network") as error:
+        load_weights(plain, tmp_path / "model.safetensors")
+    assert "\n" not in str(error.value)

@@ -78,3 +78,22 @@ def test_penalty_is_the_mean_square_of_each_layer_and_reaches_its_offsets():
     assert all((layer.conv_offset.bias.grad[:18] > 0).all() for layer in layers[1:])
     assert all((layer.conv_offset.bias.grad[18:] == 0).all() for layer in layers)
     assert offset_penalty(model) == 0  # paid once
+
+
+def test_every_pass_with_gradients_since_the_last_payment_pays():
+    model = timm.create_model("dcnv2_resnet18", num_classes=3).train()
+    constrain_offsets(model, clamp=0.0, penalty=0.1)
+    layer = model.layer4[1].conv2
+
+    def forward(offset: float) -> None:
+        nn.init.constant_(layer.conv_offset.bias, offset)
+        layer(torch.randn(1, 512, 2, 2))
+
+    forward(3.0)
+    forward(1.0)
+    with torch.no_grad():
+        forward(20.0)
+    model.eval()
+    forward(20.0)
+    assert offset_penalty(model).item() == pytest.approx(0.1 * (3**2 + 1**2))
+    assert offset_penalty(model) == 0

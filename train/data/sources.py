@@ -12,7 +12,7 @@ STREAMS = ("hfids/", "wds/")
 
 
 class DamagedImageError(OSError):
-    """An image that cannot be decoded; the message names it."""
+    """An image, or the mask of an object in it, that cannot be decoded; the message names it."""
 
 
 def describe_damage(name: str, error: Exception) -> str:

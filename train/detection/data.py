@@ -52,14 +52,15 @@ class DetectionSource(Dataset):
         return len(self.annotations.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        """One image and its target; raises DamagedImageError."""
+        """One image and its target; raises DamagedImageError, for a mask that is damaged too."""
         record = self.annotations.images[index]
         path = self.annotations.folder / record["file_name"]
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), self._target(record)
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
             raise DamagedImageError(describe_damage(f"{record['id']} ({path})", error)) from error
+        return image, self._target(record)
 
     def _target(self, record: dict[str, Any]) -> Target:
         objects = self.annotations.training_boxes(record["id"])
@@ -73,9 +74,18 @@ class DetectionSource(Dataset):
             "image_id": torch.tensor(record["id"]),
         }
         if self.masks:
-            masks = [decode_mask(box["segmentation"], *size) for box in objects]
+            masks = [self._mask(box, *size) for box in objects]
             target["masks"] = tv_tensors.Mask(np.stack(masks) if masks else np.zeros((0, *size), np.uint8))
         return target
+
+    def _mask(self, annotation: dict[str, Any], height: int, width: int) -> np.ndarray:
+        try:
+            return decode_mask(annotation["segmentation"], height, width)
+        except Exception as error:  # pycocotools raises ValueError and TypeError
+            name = (
+                f"annotation {annotation['id']} of {self.annotations.file} (image {annotation['image_id']})"
+            )
+            raise DamagedImageError(f"{name} has a segmentation that cannot be decoded: {error}") from error
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:

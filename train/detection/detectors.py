@@ -10,6 +10,7 @@ from torchvision.models.detection import FasterRCNN
 
 from dcn_backbones.detection import DetectorSettings, build_detector, load_detector
 from dcn_backbones.detection.files import DESCRIPTION
+from dcn_backbones.models.checkpoints import load_own_state
 from train.detection.annotations import check_categories
 from train.detection.recipe import DetectionRecipe
 from train.networks import start_model
@@ -86,17 +87,9 @@ def start_detector(detector: FasterRCNN, init_from: str, categories: Sequence[st
     if (Path(init_from) / DESCRIPTION).is_file():
         trained, known = load_detector(init_from)
         check_categories(file, categories, known, init_from)
-        _load(detector, trained.state_dict(), init_from)
+        load_own_state(detector, trained.state_dict(), init_from)
         return
     classifier = timm.create_model(detector.settings["backbone"], **detector.settings["backbone_args"])
     start_model(classifier, init_from)
     state, body = classifier.state_dict(), detector.backbone.body
-    _load(body, {key: state[key] for key in body.state_dict() if key in state}, init_from)
-
-
-def _load(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"{name} holds the weights of another network: {reason}") from error
+    load_own_state(body, {key: state[key] for key in body.state_dict() if key in state}, init_from)

@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..files import written_whole
+from ...files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,10 +11,10 @@
 
 from .architecture import infer_arguments, infer_model
 from .exporting import EXPORTS, Exported, export_state
-from .files import Checkpoint, read_checkpoint
+from .files import Checkpoint, read_checkpoint, reading
 from .importing import Imported, import_state
 from .layouts import LAYOUTS, find_layout
-from .loading import checkpoint_filter_fn, load_imported
+from .loading import checkpoint_filter_fn, load_imported, load_own_state, load_own_weights
 from .torchvision_layers import TorchvisionNames, from_torchvision, to_torchvision
 
 __all__ = [
@@ -32,6 +32,9 @@ __all__ = [
     "infer_arguments",
     "infer_model",
     "load_imported",
+    "load_own_state",
+    "load_own_weights",
     "read_checkpoint",
+    "reading",
     "to_torchvision",
 ]

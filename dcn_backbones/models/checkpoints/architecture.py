@@ -45,6 +45,9 @@ def infer_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` that make a model fit a state in our names.
 
     A stage with any offset branch is deformable as a whole: plain convolutions in it start as such.
+
+    Raises:
+        ValueError: When the channels of an offset branch are no whole number of offset groups.
     """
     arguments: dict[str, Any] = {"num_classes": len(state["fc.weight"]) if "fc.weight" in state else 0}
     if "conv1.weight" in state and state["conv1.weight"].shape[1] != 3:

@@ -1,9 +1,9 @@
 """Checkpoint files: read without running anything that is in them."""
 
-import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+
+from ...files import written_whole
 
 # Where training programs keep the state dict in what they save: mmengine and timm, detectron2.
 _WRAPPERS = ("state_dict", "model")
@@ -48,24 +50,33 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         OSError: When it cannot be read.
     """
     path = Path(path)
-    try:
+    with reading(path):
         content = _read(path)
-    except Exception as error:  # on damaged data the readers raise whatever they run into
-        if isinstance(error, OSError) and error.filename:
-            raise
-        raise ValueError(_unreadable(path, error)) from error
     state = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     return Checkpoint(state, **_configuration(content.get("meta")))
 
 
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """A context in which tensors are read from a file, by whatever reads them.
+
+    Raises:
+        ValueError: When the file is damaged or holds more than tensors, numbers and texts.
+        OSError: When it cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:  # on damaged data the readers raise whatever they run into
+        # safetensors' error for a file that is not there has no filename
+        if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename):
+            raise
+        raise ValueError(_unreadable(path, error)) from error
+
+
 def write_torch(content: Mapping[str, Any], path: str | Path) -> None:
     """``torch.save`` through a temporary file: ``path`` appears whole or not at all."""
-    temporary = Path(f"{path}.tmp")
-    try:
+    with written_whole(path) as temporary:
         torch.save(dict(content), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -82,7 +93,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(path: str | Path, error: Exception) -> str:
     # The first sentence only: torch's next ones advise to load the file without this safety.
     reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0].rstrip(".")
     return (

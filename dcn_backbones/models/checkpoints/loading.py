@@ -1,12 +1,14 @@
 """Into a model: everything that it needs and nothing that it does not know, or nothing at all."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ...layers import DeformConv2d
+from .files import read_checkpoint
 from .importing import Imported, import_state
 
 _LISTED = 20  # keys of each kind in a message
@@ -65,6 +67,32 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         missing = [key for key in needed if key not in state]
         _refuse(model, sorted(missing), [imported.their_keys[key] for key in unknown], [])
     return imported.state
+
+
+def load_own_weights(module: nn.Module, path: str | Path) -> None:
+    """Load a file of a module's own weights, with all of their names and shapes.
+
+    Raises:
+        ValueError: When the file is damaged, or the weights are another module's.
+        OSError: When it cannot be read.
+    """
+    load_own_state(module, read_checkpoint(path).state, path)
+
+
+def load_own_state(module: nn.Module, state: Mapping[str, Tensor], name: str | Path) -> None:
+    """Load a module's own state; ``name`` is where it comes from.
+
+    Raises:
+        ValueError: When it is another module's.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # a headline, then a line for each kind of difference
+        reason = str(error).splitlines()[:2][-1].strip().rstrip(".")
+        raise ValueError(
+            f"{name} holds the weights of another network, expected those of this {type(module).__name__}: "
+            f"{reason}."
+        ) from error
 
 
 def _complete(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

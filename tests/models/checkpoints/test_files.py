@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dcn_backbones.models.checkpoints import read_checkpoint
+from dcn_backbones.models.checkpoints.files import write_torch
 
 STATE = {"layer1.0.conv1.weight": torch.arange(6.0).view(2, 3)}
 
@@ -119,6 +120,17 @@ def test_a_file_without_a_state_dict(tmp_path):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match="absent.pth"):
-        read_checkpoint(tmp_path / "absent.pth")
+@pytest.mark.parametrize("name", ["absent.pth", "absent.npz", "absent.safetensors"])
+def test_a_file_that_is_not_there(name, tmp_path):
+    with pytest.raises(OSError, match=name):
+        read_checkpoint(tmp_path / name)
+
+
+def test_what_is_written_leaves_the_files_beside_it_alone(tmp_path):
+    (tmp_path / "x.pth.tmp").write_text("the user's")
+    write_torch(STATE, tmp_path / "x.pth")
+    assert_is_the_state(read_checkpoint(tmp_path / "x.pth").state)
+    assert (tmp_path / "x.pth.tmp").read_text() == "the user's"
+    with pytest.raises(AttributeError):
+        write_torch({"x": lambda: None}, tmp_path / "unwritable.pth")
+    assert {file.name for file in tmp_path.iterdir()} == {"x.pth", "x.pth.tmp"}

@@ -7,7 +7,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dcn_backbones  # noqa: F401
-from dcn_backbones.models.checkpoints import checkpoint_filter_fn, import_state, load_imported
+from dcn_backbones.models.checkpoints import (
+    checkpoint_filter_fn,
+    import_state,
+    load_imported,
+    load_own_weights,
+)
 
 RENAMES = [
     ("layer2.0.conv2.conv_offset.weight", "layer2.0.conv2.conv_offset.weight"),
@@ -129,3 +134,24 @@ def test_unknown_keys_are_listed_by_their_own_names(source):
     state = {**source.state_dict(), "layer2.0.conv3_offset.weight": torch.ones(18, 64, 3, 3)}
     with pytest.raises(ValueError, match=r"unknown: layer2\.0\.conv3_offset\.weight\.$"):
         load_imported(timm.create_model("dcnv2_resnet18", num_classes=10), import_state(state))
+
+
+def test_own_weights_come_back(tmp_path):
+    saved, module = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_file(saved.state_dict(), tmp_path / "own.safetensors")
+    load_own_weights(module, tmp_path / "own.safetensors")
+    assert torch.equal(module.weight, saved.weight) and torch.equal(module.bias, saved.bias)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [(nn.Linear(2, 4), "size mismatch for weight"), (nn.Linear(2, 3, bias=False), 'Missing key.*"bias"')],
+)
+def test_weights_of_another_module_are_one_sentence_that_names_the_file(other, reason, tmp_path):
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    message = (
+        f"other.safetensors holds the weights of another network, expected those of this Linear: {reason}"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        load_own_weights(nn.Linear(2, 3), tmp_path / "other.safetensors")
+    assert "\n" not in str(error.value)

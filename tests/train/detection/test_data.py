@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +107,19 @@ def test_damage_behind_the_header_is_replaced_up_to_the_limit(detection_recipe, 
     assert "image 14 (" in caplog.text and "(1 of at most 10)" in caplog.text
     with pytest.raises(DamagedImageError, match="1 damaged images, expected at most 0"):
         train_batches(detection_recipe(max_damaged=0), source)
+
+
+def test_a_damaged_mask_is_told_by_its_annotation_and_not_as_a_damaged_image(
+    detection_recipe, annotations_file, caplog
+):
+    runs = {"size": [64, 64], "counts": "damaged"}
+    file = annotations_file(lambda content: content["annotations"][0].update(segmentation=runs))
+    source = DetectionSource(read_annotations(file, file.parent / "train", masks=True), masks=True)
+    message = f"annotation 1 of {file} (image 11) has a segmentation that cannot be decoded"
+    with pytest.raises(DamagedImageError, match=re.escape(message)):
+        source[1]
+    train_batches(detection_recipe(workers=1), source)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(message) and "(1 of at most 10)" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert DetectionSource(source.annotations, masks=False)[1][1]["labels"].tolist()

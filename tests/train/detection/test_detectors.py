@@ -1,10 +1,14 @@
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dcn_backbones.detection import save_detector
+from dcn_backbones.layers import DeformConv2d
 from train.checkpoint import WEIGHTS
 from train.detection.detectors import make_detector, start_detector
+from train.offsets import offset_penalty
 
 NARROW = {"channels": [8, 8, 16, 16], "zero_init_last": False}
 CATEGORIES = ["red", "blue"]
@@ -67,3 +71,14 @@ def test_training_images_are_not_resized_again(detection_recipe):
     assert images.image_sizes == [(96, 80)]
     images, _ = detector.eval().transform([torch.rand(3, 96, 80)])
     assert images.image_sizes == [(76, 64)]
+
+
+@pytest.mark.parametrize("mimic, passes", [("", 1), ("foreground", 2)])
+def test_offsets_pay_for_the_whole_image_and_for_the_mimicked_patches(mimic, passes, detection_recipe):
+    detector = make_detector(detection_recipe(mimic=mimic, offset_penalty=0.1), 3).train()
+    layers = [module for module in detector.modules() if isinstance(module, DeformConv2d)]
+    for layer in layers:
+        nn.init.constant_(layer.conv_offset.bias, 2.0)
+    target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}
+    detector([torch.rand(3, 64, 64)], [target])
+    assert offset_penalty(detector).item() == pytest.approx(passes * 0.1 * 2**2 * len(layers))
