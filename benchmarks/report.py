@@ -1,9 +1,10 @@
 """Figures as JSON, with the machine and the date in them."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
+
+from dcn_backbones.files import written_whole
 
 from . import machine
 
@@ -13,6 +14,5 @@ def write(path: Path, settings: dict, figures: dict) -> None:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     contents = {"date": date, "machine": machine.facts(), "settings": settings, **figures}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(contents, indent=1) + "\n")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n")

@@ -188,7 +188,9 @@ def _momentum(recipe: Recipe) -> str:
 
 
 def _offset_rate(recipe: Recipe) -> str:
-    return f"; {recipe.offset_lr_scale}x in the branches that predict the offsets"
+    text = f"; {recipe.offset_lr_scale}x in the branches that predict the offsets"
+    modulated = recipe.modulated_lr_scale if _generation(recipe) == "dcnv2" else 1.0
+    return text if modulated == 1.0 else f"{text}, {modulated}x in the modulated weights"
 
 
 def _loss(recipe: Recipe) -> str:

@@ -12,6 +12,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from dcn_backbones.files import written_whole
 from dcn_backbones.models.checkpoints import load_own_state, reading
 
 WEIGHTS = "model.safetensors"
@@ -48,8 +49,18 @@ def save_checkpoint(
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The `state` of `save_checkpoint`, on the CPU."""
-    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """The `state` of `save_checkpoint`, on the CPU; raises ValueError for a damaged one."""
+    path = checkpoint / STATE
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # on damaged data torch.load raises whatever it runs into
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"{path} is damaged ({reason}), expected what a run has written: no run can go on from it, but a "
+            f"new one can start from the weights beside it: init_from={checkpoint / WEIGHTS}"
+        ) from error
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -65,9 +76,8 @@ def remove_unfinished(output: Path) -> None:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the model's state dict as safetensors through a temporary file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    _write(temporary, _weights_bytes(model.state_dict()))
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        _write(temporary, _weights_bytes(model.state_dict()))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -3,19 +3,19 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from dcn_backbones.files import written_whole
 
 LOG = "log.jsonl"  # in a run's folder: one record for each epoch
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary one beside it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,14 @@ def test_a_plain_network_has_no_word_about_offsets():
     assert "0.1x in the branches that predict the offsets" in card(Recipe(model="dcnv1_resnet18"))
 
 
+@pytest.mark.parametrize("model, said", [("dcnv2_resnet18", True), ("dcnv1_resnet18", False)])
+def test_another_rate_of_modulated_weights_is_told(model, said):
+    assert (
+        "offsets, 4.0x in the modulated weights\n" in card(Recipe(model=model, modulated_lr_scale=4.0))
+    ) is said
+    assert "modulated weights" not in card(Recipe(model=model))
+
+
 @pytest.mark.parametrize(
     "first, last, converted",
     [

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import train.evaluate as evaluation
-from train.checkpoint import WEIGHTS, list_checkpoints, save_checkpoint
+from train.checkpoint import STATE, WEIGHTS, list_checkpoints, save_checkpoint
 from train.learner import Learner
 from train.results import LOG, read_log
 from train.resume import Progress, find_checkpoint, resume_notices
@@ -118,3 +118,16 @@ def test_names_of_checkpoints_sort_by_progress(tmp_path):
     for name in names:
         save_checkpoint(tmp_path / name, {WEIGHTS: {"weight": torch.ones(3)}}, {"progress": 1})
     assert [path.name for path in list_checkpoints(tmp_path)] == names[-1:]
+
+
+def test_a_damaged_state_is_named(deformable_recipe, tmp_path, stop_at):
+    output = tmp_path / "run"
+    stop_at(4)
+    with pytest.raises(Interrupted):
+        run(deformable_recipe(), output)
+    (checkpoint,) = list_checkpoints(output)
+    state = checkpoint / STATE
+    state.write_bytes(state.read_bytes()[:-4000])
+    stop_at(-1)
+    with pytest.raises(ValueError, match=f"{state} is damaged .*init_from={checkpoint / WEIGHTS}$"):
+        run(deformable_recipe(), output)
