@@ -106,7 +106,10 @@ class Page:
         shown += [self.upload, self.model]
         view = [self.look, self.layer, self.levels, self.view]
         common = {"outputs": shown, "api_visibility": "private"}
-        quick = {**common, "show_progress": "hidden", "trigger_mode": "always_last"}
+        # Gradio tells the progress, though hidden, to all outputs unless one is named. There screen readers
+        # read it out, and a status that meets a new value may put back the old one. A button has neither.
+        hidden = {"show_progress": "hidden", "show_progress_on": self.theme}
+        quick = {**common, **hidden, "trigger_mode": "always_last"}
         heavy = {
             **common,
             "show_progress_on": self.stage,

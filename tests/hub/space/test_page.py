@@ -19,8 +19,10 @@ from dcn_backbones.analysis import classify, load_model, read_image, record_samp
 from dcn_backbones.analysis.photograph import Preprocessing, input_point
 
 from .browser import find_browser, serve
+from .conftest import SPACE
 
 MODEL = "dcnv2_resnet18"
+EXAMPLE = SPACE / "chelsea.png"
 ORANGE = (230, 159, 0)
 WAIT = 60_000  # milliseconds
 
@@ -171,6 +173,25 @@ def test_layers_are_gone_through_by_slider_columns_and_depth(page, coffee):
     wait_for_caption(page, "Layer 5 of 12 layer3.0.conv1")
     assert page.locator("#layer input[type=number]").input_value() == "5"
     assert page.locator("#columns li.selected").count() == 1
+
+
+def test_what_is_said_of_a_layer_is_all_that_the_caption_says(page):
+    """No words of the page's own progress get into it, which a screen reader would tell."""
+    wait_for_caption(page, "Layer 9 of 12")
+    page.evaluate(
+        """() => {
+            const caption = document.querySelector("#caption");
+            window.said = [];
+            new MutationObserver(() => window.said.push(caption.innerText.trim())).observe(
+                caption, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    page.locator("#columns li").nth(4).click()
+    wait_for_caption(page, "Layer 5 of 12")
+    click(page, 0.35, 0.71)
+    wait_for_samples(page, expected_samples(read_image(EXAMPLE), (0.35, 0.71), layer=4))
+    said = page.evaluate("window.said")
+    assert said and all(words.startswith("Layer ") for words in said)
 
 
 def test_other_views_of_the_same_unit(page):
