@@ -1,4 +1,7 @@
-"""Looking at what a network does with a photograph: its classes in words, and where it looks for them."""
+"""Looking at what a network does with a photograph: its classes in words, and where it looks for them.
+
+Calls from several threads on one model take turns.
+"""
 
 from .annotations import AnnotatedImage, exchange_boxes, read_annotations
 from .bins import BinLocations, effective_bin_locations

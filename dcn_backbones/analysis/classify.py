@@ -10,6 +10,7 @@ from timm.models import split_model_name_tag
 from torch import nn
 
 from .photograph import Preprocessing
+from .running import evaluating
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,12 @@ def classify(model: nn.Module, image: Image.Image, top: int = 5) -> list[Predict
     """The most probable classes of an image, the best first.
 
     Args:
-        model: A timm classifier in evaluation mode, on any device.
+        model: A timm classifier, on any device. It runs in evaluation mode and is left as it was.
         image: A photograph of any size, mode RGB.
         top: How many classes; all of them when the model has fewer.
     """
-    logits = model(Preprocessing(model)(image))  # (1, num_classes)
+    with evaluating(model):
+        logits = model(Preprocessing(model)(image))  # (1, num_classes)
     probabilities, classes = logits[0].float().softmax(0).topk(min(top, model.num_classes))
     words = class_words(model)
     return [

@@ -1,6 +1,7 @@
 """The health of deformable layers: how far their samples move, how many leave the image, how many are off."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import DeformConv2d, ModulatedDeformConv2d
-from .running import run
+from .running import evaluating, run
 
 DEAD_MODULATION = 0.05  # a sample with less than a twentieth of its weight adds next to nothing
 
@@ -40,11 +41,11 @@ class OffsetHealth:
 def offset_health(
     model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = None
 ) -> list[OffsetHealth]:
-    """The health of every deformable layer, in the order in which they run; the model is left in eval mode.
+    """The health of every deformable layer, in the order in which they run.
 
     Args:
         model: Any module with deformable layers of this package; without any the list is empty. Of a detector
-            the backbone runs.
+            the backbone runs. It runs in evaluation mode and is left as it was.
         images: ``(B, 3, H, W)``, normalised, on the model's device.
         amp_dtype: Type of autocast, None for none.
     """
@@ -53,18 +54,13 @@ def offset_health(
     def record(name: str, layer: DeformConv2d, branch: nn.Module, inputs: tuple, output: Tensor) -> None:
         found.append(_measure(name, layer, output.float(), inputs[0].shape[-2:]))
 
-    handles = [
-        layer.conv_offset.register_forward_hook(partial(record, name, layer))
-        for name, layer in model.named_modules()
-        if isinstance(layer, DeformConv2d)
-    ]
-    try:
-        model.eval()
-        with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
-            run(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    autocast = torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None)
+    with evaluating(model), autocast, ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if isinstance(layer, DeformConv2d):
+                note = partial(record, name, layer)
+                hooks.callback(layer.conv_offset.register_forward_hook(note).remove)
+        run(model, images)
     return found
 
 

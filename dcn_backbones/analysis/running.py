@@ -1,21 +1,33 @@
-"""How the methods run a network: in evaluation mode, a detector's backbone alone, on one image at a time."""
+"""How the methods run a network: in evaluation mode, a detector's backbone alone, one call at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+
+_locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_locks_lock = Lock()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context in which a model is in evaluation mode; after it, every module is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """A context in which a model is in evaluation mode; after it, every module is as it was.
+
+    Other threads wait at it for the same model: the methods hang hooks into its modules, which would note,
+    and change, what another thread runs too.
+    """
+    with _locks_lock:
+        lock = _locks.setdefault(model, RLock())
+    with lock:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 def is_detector(model: nn.Module) -> bool:

@@ -78,15 +78,17 @@ class Page:
                 self._lay_out_choices(models)
 
     def _lay_out_picture(self) -> None:
-        self.stage = gr.HTML(
-            "",
-            html_template=STAGE,
-            js_on_load=(FOLDER / "stage.js").read_text(encoding="utf-8"),
-            photo="",
-            aspect=1.5,
-            largest_file=LARGEST_FILE,
-            elem_id="stage",
-        )
+        with gr.Column(elem_id="picture"):
+            self.stage = gr.HTML(
+                "",
+                html_template=STAGE,
+                js_on_load=(FOLDER / "stage.js").read_text(encoding="utf-8"),
+                photo="",
+                aspect=1.5,
+                largest_file=LARGEST_FILE,
+                elem_id="stage",
+            )
+            self.progress = gr.HTML(elem_id="progress")
         with gr.Row():
             self.layer = gr.Slider(1, FIRST_LAYER, FIRST_LAYER, step=1, label="Layer", elem_id="layer")
             self.levels = gr.Radio(LEVELS, value=1, label="Follow the samples through", elem_id="levels")
@@ -105,17 +107,11 @@ class Page:
         shown = [self.look, self.stage, self.caption, self.layer, self.columns, self.classes, self.notice]
         shown += [self.upload, self.model]
         view = [self.look, self.layer, self.levels, self.view]
-        common = {"outputs": shown, "api_visibility": "private"}
-        # Gradio tells the progress, though hidden, to all outputs unless one is named. There screen readers
-        # read it out, and a status that meets a new value may put back the old one. A button has neither.
-        hidden = {"show_progress": "hidden", "show_progress_on": self.theme}
-        quick = {**common, **hidden, "trigger_mode": "always_last"}
-        heavy = {
-            **common,
-            "show_progress_on": self.stage,
-            "concurrency_id": "network",
-            "concurrency_limit": 1,
-        }
+        # Progress is shown on no output: a status that meets a new value there may put back the old one, and
+        # even a hidden one has words that a screen reader tells.
+        common = {"outputs": shown, "api_visibility": "private", "show_progress_on": self.progress}
+        quick = {**common, "show_progress": "hidden", "trigger_mode": "always_last"}
+        heavy = {**common, "concurrency_id": "network", "concurrency_limit": 1}
         self.blocks.load(self.open_example, [self.model, self.levels, self.view], **heavy)
         self.upload.upload(self.open_upload, [self.upload, self.model, *view], **heavy)
         # Not `input`, which a choice by mouse sends twice, nor `select`, which one by keyboard does not send.

@@ -42,7 +42,9 @@ def test_layers_are_measured_one_by_one_in_the_order_in_which_they_run():
     model = timm.create_model("dcnv2_resnet18", num_classes=3)
     with torch.no_grad():
         model.layer3[0].conv2.conv_offset.bias[:18].fill_(-0.25)
+    model.layer4.eval()
     layers = offset_health(model, torch.randn(1, 3, 64, 64))
+    assert model.training and model.layer3.training and not model.layer4.training
     names = [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
     assert [health.layer for health in layers] == names
     sizes = {health.layer: health.offset_mean for health in layers}
