@@ -1,6 +1,7 @@
 """The curves of a run, and of several kinds of runs, as one picture."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,6 +46,7 @@ def save_compared_curves(
             thin line is one seed, a thick one their mean at the epochs that all of them have.
         path: The PNG file.
     """
+    colors = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(chain(*curves.values())))}
     figure = _figure(10, 3.2 * len(curves))
     grid = figure.subplots(len(curves), 2, squeeze=False)
     for (row, kinds), (left, right) in zip(curves.items(), grid, strict=True):
@@ -52,11 +54,11 @@ def save_compared_curves(
             (left, "train_loss", f"training loss, {row}"),
             (right, "val_top1", f"top-1 % on test images, {row}"),
         ):
-            for color, (kind, logs) in enumerate(kinds.items()):
-                _draw_seeds(axes, kind, f"C{color}", [_points(log, key) for log in logs])
+            for kind, logs in kinds.items():
+                _draw_seeds(axes, kind, colors[kind], [_points(log, key) for log in logs])
             axes.set(title=title, xlabel="epoch")
             axes.grid(alpha=0.3)
-    grid[0][0].legend()
+        left.legend()
     figure.savefig(path, dpi=90)
 
 

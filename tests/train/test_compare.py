@@ -74,6 +74,19 @@ def test_curves_have_every_seed_and_the_mean_of_seeds(runs, tmp_path, monkeypatc
     assert labels == ["resnet18 (n=3)", "dcnv2_resnet18 (n=3)"]
 
 
+def test_a_kind_has_one_color_in_all_rows_and_each_row_its_numbers(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    log = [{"epoch": 1, "train_loss": 1.0, "val_top1": 50.0}]
+    rows = {"half": {"plain": [log], "b": [log]}, "all": {"b": [log, log]}}
+    save_compared_curves(rows, tmp_path / "curves.png")
+    half, _, all_images, _ = drawn[0].axes
+    colors = [{line.get_label(): line.get_color() for line in axes.lines} for axes in (half, all_images)]
+    assert colors[0]["b (n=1)"] == colors[1]["b (n=2)"] != colors[0]["plain (n=1)"]
+    labels = [text.get_text() for text in all_images.get_legend().get_texts()]
+    assert labels == ["b (n=2)"]
+
+
 def test_one_value_has_no_spread():
     assert describe([71.5]) == "71.50 (1)" and describe([-0.5], "+") == "-0.50 (1)"
 
