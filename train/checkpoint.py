@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from dcn_backbones.files import written_whole
-from dcn_backbones.models.checkpoints import load_own_state, reading
+from dcn_backbones.models.checkpoints import first_sentence, load_own_state, reading
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
@@ -56,10 +56,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # on damaged data torch.load raises whatever it runs into
-        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
         raise ValueError(
-            f"{path} is damaged ({reason}), expected what a run has written: no run can go on from it, but a "
-            f"new one can start from the weights beside it: init_from={checkpoint / WEIGHTS}"
+            f"{path} is damaged ({first_sentence(error)}), expected what a run has written: no run can go on "
+            f"from it, but a new one can start from the weights beside it: init_from={checkpoint / WEIGHTS}"
         ) from error
 
 

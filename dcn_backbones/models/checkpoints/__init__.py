@@ -11,7 +11,7 @@
 
 from .architecture import infer_arguments, infer_model
 from .exporting import EXPORTS, Exported, export_state
-from .files import Checkpoint, read_checkpoint, reading
+from .files import Checkpoint, first_sentence, read_checkpoint, reading
 from .importing import Imported, import_state
 from .layouts import LAYOUTS, find_layout
 from .loading import checkpoint_filter_fn, load_imported, load_own_state, load_own_weights
@@ -27,6 +27,7 @@ __all__ = [
     "checkpoint_filter_fn",
     "export_state",
     "find_layout",
+    "first_sentence",
     "from_torchvision",
     "import_state",
     "infer_arguments",

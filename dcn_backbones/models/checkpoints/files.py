@@ -73,6 +73,11 @@ def reading(path: str | Path) -> Iterator[None]:
         raise ValueError(_unreadable(path, error)) from error
 
 
+def first_sentence(error: Exception) -> str:
+    """What a reader says of a file; torch's next sentences advise to load it without this safety."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0].rstrip(".")
+
+
 def write_torch(content: Mapping[str, Any], path: str | Path) -> None:
     """``torch.save`` through a temporary file: ``path`` appears whole or not at all."""
     with written_whole(path) as temporary:
@@ -94,11 +99,10 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _unreadable(path: str | Path, error: Exception) -> str:
-    # The first sentence only: torch's next ones advise to load the file without this safety.
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0].rstrip(".")
     return (
-        f"{path} cannot be read as tensors alone ({reason}); expected .safetensors, .npz or a state dict of "
-        "torch.save: of a pickle with more in it, whose origin you trust, save the tensors as one of these."
+        f"{path} cannot be read as tensors alone ({first_sentence(error)}); expected .safetensors, .npz or a "
+        "state dict of torch.save: of a pickle with more in it, whose origin you trust, save the tensors as "
+        "one of these."
     )
 
 
