@@ -1,17 +1,20 @@
 """Compare kinds of networks over runs paired by seed: means, differences and their spread.
 
 python train/compare.py train/results/caltech101 --baseline resnet18 --curves curves.png
+python train/compare.py train/results/caltech101_{lr0.2,offset_rate} --vary offset_lr_scale
 
-Every folder below holds a run's `recipe.yaml` and `results.json`, and `perturbed.json` where
+Every folder below holds a run's `recipe.yaml`, `log.jsonl` and `results.json`, and `perturbed.json` where
 `validate.py --run RUN --perturb ... --results-file` has written it. Prints tables in Markdown.
 """
 
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,52 +26,89 @@ from train.results import LOG, read_log
 
 
 @dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, and what it is compared by."""
+
+    folder: Path
+    kind: str  # of network: the model's name, and what else tells kinds apart
+    share: float  # of the training images
+    seed: int
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Top-1, in percent, of one run on one kind of test images."""
 
-    model: str
-    share: float  # of the training images
-    seed: int
+    run: FinishedRun
     images: str  # a perturbation
     top1: float
 
 
-def read_runs(folder: Path) -> list[Measurement]:
-    """All measurements below a folder; raises ValueError where there are none or two of one kind."""
-    found = [entry for file in sorted(folder.rglob("results.json")) for entry in _read_run(file.parent)]
-    if not found:
-        raise ValueError(f"{folder} holds no results.json, expected folders of finished runs")
-    keys = [(entry.model, entry.share, entry.seed, entry.images) for entry in found]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"{folder} holds two runs of (model, share, seed, images) {key}, expected one")
-    return found
+def find_runs(folders: Sequence[Path], vary: str = "") -> list[FinishedRun]:
+    """All finished runs below some folders.
+
+    A run's kind is its model. Where runs of one model differ in the recipe's key `vary`, its value there too.
+    Raises ValueError where there are none, two of one kind, share and seed, or recipes without that key.
+    """
+    files = [file for folder in folders for file in sorted(folder.rglob("results.json"))]
+    recipes = {file.parent: read_yaml(file.parent / RECIPE) for file in files}
+    if not recipes:
+        raise ValueError(f"{_listed(folders)} holds no results.json, expected folders of finished runs")
+    runs = [
+        FinishedRun(folder, _kind(recipe, vary, recipes), recipe["train_share"], recipe["seed"])
+        for folder, recipe in recipes.items()
+    ]
+    for (kind, share, seed), number in Counter((run.kind, run.share, run.seed) for run in runs).items():
+        if number > 1:
+            raise ValueError(
+                f"{_listed(folders)} holds {number} runs of kind {kind!r}, share {share} and seed {seed}, "
+                "expected one, or --vary with what they differ in"
+            )
+    return runs
 
 
-def _read_run(folder: Path) -> Iterator[Measurement]:
-    recipe = read_yaml(folder / RECIPE)
-    run = recipe["model"], recipe["train_share"], recipe["seed"]
-    yield Measurement(*run, UNCHANGED, json.loads((folder / "results.json").read_text())["top1"])
-    perturbed = folder / "perturbed.json"
+def _kind(recipe: dict[str, Any], vary: str, recipes: dict[Path, dict[str, Any]]) -> str:
+    model = recipe["model"]
+    if not vary:
+        return model
+    for folder, other in recipes.items():
+        if vary not in other:
+            raise ValueError(f"the recipe of {folder} has no key {vary!r}, expected one that all have")
+    differs = any(other[vary] != recipe[vary] for other in recipes.values() if other["model"] == model)
+    return f"{model} {vary}={recipe[vary]}" if differs else model
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    return " with ".join(map(str, folders))
+
+
+def read_measurements(runs: Sequence[FinishedRun]) -> list[Measurement]:
+    """What the runs have reached on the test images and, where that was measured, on perturbed ones."""
+    return [measurement for run in runs for measurement in _read_run(run)]
+
+
+def _read_run(run: FinishedRun) -> Iterator[Measurement]:
+    yield Measurement(run, UNCHANGED, json.loads((run.folder / "results.json").read_text())["top1"])
+    perturbed = run.folder / "perturbed.json"
     for record in json.loads(perturbed.read_text()) if perturbed.is_file() else []:
         if record["perturbation"] != UNCHANGED:
-            yield Measurement(*run, record["perturbation"], record["top1"])
+            yield Measurement(run, record["perturbation"], record["top1"])
 
 
 def paired_differences(
-    measured: Sequence[Measurement], model: str, baseline: str, share: float, images: str
+    measured: Sequence[Measurement], kind: str, baseline: str, share: float, images: str
 ) -> dict[int, float]:
-    """Top-1 of `model` minus that of `baseline`, by seed, where both have been run."""
-    of_model, of_baseline = (by_seed(measured, name, share, images) for name in (model, baseline))
-    return {seed: of_model[seed] - of_baseline[seed] for seed in sorted(of_model.keys() & of_baseline.keys())}
+    """Top-1 of `kind` minus that of `baseline`, by seed, where both have been run."""
+    of_kind, of_baseline = (by_seed(measured, name, share, images) for name in (kind, baseline))
+    return {seed: of_kind[seed] - of_baseline[seed] for seed in sorted(of_kind.keys() & of_baseline.keys())}
 
 
-def by_seed(measured: Sequence[Measurement], model: str, share: float, images: str) -> dict[int, float]:
+def by_seed(measured: Sequence[Measurement], kind: str, share: float, images: str) -> dict[int, float]:
     """Top-1 by seed."""
     return {
-        entry.seed: entry.top1
+        entry.run.seed: entry.top1
         for entry in measured
-        if (entry.model, entry.share, entry.images) == (model, share, images)
+        if (entry.run.kind, entry.run.share, entry.images) == (kind, share, images)
     }
 
 
@@ -83,17 +123,18 @@ def describe(values: Sequence[float], sign: str = "") -> str:
 def comparison_table(measured: Sequence[Measurement], baseline: str) -> str:
     """A Markdown table: one line for each share of training images and kind of test images.
 
-    Of every model the mean of its top-1, and of all but the baseline the mean of its differences by seed.
+    Of every kind of network the mean of its top-1, and of all but the baseline the mean of its differences by
+    seed.
     """
-    models = [baseline, *sorted({entry.model for entry in measured} - {baseline})]
-    header = ["trained on", "tested on", *models, *(f"{model} - {baseline}" for model in models[1:])]
+    kinds = [baseline, *sorted({entry.run.kind for entry in measured} - {baseline})]
+    header = ["trained on", "tested on", *kinds, *(f"{kind} - {baseline}" for kind in kinds[1:])]
     lines = [header, ["---"] * len(header)]
-    for share in sorted({entry.share for entry in measured}, reverse=True):
-        for images in dict.fromkeys(entry.images for entry in measured if entry.share == share):
-            means = [describe(list(by_seed(measured, model, share, images).values())) for model in models]
+    for share in sorted({entry.run.share for entry in measured}, reverse=True):
+        for images in dict.fromkeys(entry.images for entry in measured if entry.run.share == share):
+            means = [describe(list(by_seed(measured, kind, share, images).values())) for kind in kinds]
             differences = [
-                describe(list(paired_differences(measured, model, baseline, share, images).values()), "+")
-                for model in models[1:]
+                describe(list(paired_differences(measured, kind, baseline, share, images).values()), "+")
+                for kind in kinds[1:]
             ]
             lines.append(
                 [f"{share:.0%}", "unchanged" if images == UNCHANGED else images, *means, *differences]
@@ -101,32 +142,30 @@ def comparison_table(measured: Sequence[Measurement], baseline: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def read_logs(folder: Path, baseline: str) -> dict[str, dict[str, list[list[dict]]]]:
-    """The logs of all runs: by the share of training images, most first, then by model, baseline first."""
+def read_logs(runs: Sequence[FinishedRun], baseline: str) -> dict[str, dict[str, list[list[dict]]]]:
+    """The logs of all runs: by the share of training images, most first, then by kind, baseline first."""
     logs: dict[float, dict[str, list[list[dict]]]] = {}
-    for file in sorted(folder.rglob(LOG)):
-        recipe = read_yaml(file.parent / RECIPE)
-        by_model = logs.setdefault(recipe["train_share"], {})
-        by_model.setdefault(recipe["model"], []).append(read_log(file))
-    return {
-        f"{share:.0%} of the images": dict(sorted(logs[share].items(), key=lambda item: item[0] != baseline))
-        for share in sorted(logs, reverse=True)
-    }
+    for run in sorted(runs, key=lambda run: (-run.share, run.kind != baseline, run.kind, run.seed)):
+        logs.setdefault(run.share, {}).setdefault(run.kind, []).append(read_log(run.folder / LOG))
+    return {f"{share:.0%} of the images": of_share for share, of_share in logs.items()}
 
 
 def main() -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("folder", type=Path, help="folder of folders of runs")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="folder of folders of runs")
     parser.add_argument("--baseline", default="resnet18", help="model that the others are compared with")
+    parser.add_argument(
+        "--vary", default="", metavar="KEY", help="recipe key that tells runs of a model apart"
+    )
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="draw loss and top-1 over the epochs")
     arguments = parser.parse_args()
-    measured = read_runs(arguments.folder)
-    if arguments.baseline not in {entry.model for entry in measured}:
-        raise ValueError(f"{arguments.folder} holds no run of the baseline {arguments.baseline!r}")
+    runs = find_runs(arguments.folders, arguments.vary)
+    if arguments.baseline not in {run.kind for run in runs}:
+        raise ValueError(f"{_listed(arguments.folders)} holds no run of the baseline {arguments.baseline!r}")
     print("Top-1 in percent: mean ± standard deviation (number of seeds); differences are paired by seed.\n")
-    print(comparison_table(measured, arguments.baseline))
+    print(comparison_table(read_measurements(runs), arguments.baseline))
     if arguments.curves:
-        save_compared_curves(read_logs(arguments.folder, arguments.baseline), arguments.curves)
+        save_compared_curves(read_logs(runs, arguments.baseline), arguments.curves)
 
 
 if __name__ == "__main__":

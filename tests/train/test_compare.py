@@ -7,17 +7,25 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from train.compare import comparison_table, describe, paired_differences, read_logs, read_runs
+from train.compare import (
+    comparison_table,
+    describe,
+    find_runs,
+    paired_differences,
+    read_logs,
+    read_measurements,
+)
 from train.plots import save_compared_curves
 
 ROOT = Path(__file__).parents[2]
 
 
-def write_run(folder, model, seed, top1, share=1.0, perturbed=None):
+def write_run(folder, model, seed, top1, share=1.0, perturbed=None, **settings):
     """A run of two epochs, whose log has the same top-1 after the second as the results."""
     run = folder / f"{model}_{share}_{seed}_{top1}"
     run.mkdir(parents=True)
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "seed": seed, "train_share": share}))
+    recipe = {"model": model, "seed": seed, "train_share": share, "offset_lr_scale": 0.1, **settings}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (run / "results.json").write_text(json.dumps({"top1": top1}))
     log = [{"epoch": 0, "val_top1": 1.0}, {"epoch": 1, "train_loss": 4.0}]
     log.append({"epoch": 2, "train_loss": 3.0, "val_top1": top1})
@@ -39,14 +47,14 @@ def runs(tmp_path):
 
 
 def test_differences_are_paired_by_seed(runs):
-    measured = read_runs(runs)
+    measured = read_measurements(find_runs([runs]))
     found = paired_differences(measured, "dcnv2_resnet18", "resnet18", 1.0, "none")
     assert found == {0: 2.0, 1: 1.0, 2: 3.0}
     assert paired_differences(measured, "dcnv2_resnet18", "resnet18", 0.25, "none") == {}
 
 
 def test_table_has_means_spreads_and_numbers(runs):
-    lines = comparison_table(read_runs(runs), "resnet18").splitlines()
+    lines = comparison_table(read_measurements(find_runs([runs])), "resnet18").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["trained on", "tested on", "resnet18", "dcnv2_resnet18", "dcnv2_resnet18 - resnet18"]
     assert cells[2] == ["100%", "unchanged", "68.33 ± 7.64 (3)", "70.33 ± 6.66 (3)", "+2.00 ± 1.00 (3)"]
@@ -57,7 +65,7 @@ def test_table_has_means_spreads_and_numbers(runs):
 def test_curves_have_every_seed_and_the_mean_of_seeds(runs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append((figure, path)))
-    save_compared_curves(read_logs(runs, "resnet18"), tmp_path / "curves.png")
+    save_compared_curves(read_logs(find_runs([runs]), "resnet18"), tmp_path / "curves.png")
     (figure, path) = drawn[0]
     assert path == tmp_path / "curves.png"
     titles = [axes.get_title() for axes in figure.axes]
@@ -93,14 +101,36 @@ def test_one_value_has_no_spread():
 
 def test_two_runs_of_a_kind_are_an_error(runs):
     write_run(runs, "resnet18", 0, 71.0)
-    with pytest.raises(ValueError, match="two runs of .*'resnet18', 1.0, 0, 'none'"):
-        read_runs(runs)
+    with pytest.raises(ValueError, match="2 runs of kind 'resnet18', share 1.0 and seed 0, expected one"):
+        find_runs([runs])
+
+
+def test_a_recipe_key_tells_runs_of_one_model_apart(runs, tmp_path):
+    for seed, top1 in ((0, 70.5), (1, 76.5)):
+        write_run(tmp_path / "other", "dcnv2_resnet18", seed, top1, offset_lr_scale=0.02)
+    table = comparison_table(read_measurements(find_runs([runs], "offset_lr_scale")), "resnet18")
+    header, _, line, *_ = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert header[2:5] == [
+        "resnet18",
+        "dcnv2_resnet18 offset_lr_scale=0.02",
+        "dcnv2_resnet18 offset_lr_scale=0.1",
+    ]
+    assert line[-2:] == ["+1.00 ± 0.71 (2)", "+2.00 ± 1.00 (3)"]
+
+
+def test_runs_come_from_several_folders(runs, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write_run(other, "dcnv1_resnet18", 1, 74.0)
+    found = read_logs(find_runs([runs, other]), "resnet18")
+    assert list(found) == ["100% of the images", "25% of the images"]
+    assert list(found["100% of the images"]) == ["resnet18", "dcnv1_resnet18", "dcnv2_resnet18"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--baseline", "resnet50"], "holds no run of the baseline 'resnet50'"),
+        (["--vary", "speed"], "has no key 'speed', expected one that all have"),
         ([], "holds no results.json, expected folders of finished runs"),
     ],
 )
