@@ -11,6 +11,7 @@ from torch import nn
 import dcn_backbones  # noqa: F401  (registers the models)
 from dcn_backbones.models.checkpoints import checkpoint_filter_fn
 from train.checkpoint import WEIGHTS, read_weights
+from train.data.seeding import seeded
 from train.offsets import constrain_offsets
 from train.recipe import Recipe
 from train.settings import TrainingSettings
@@ -36,13 +37,15 @@ def place_model(model: nn.Module, recipe: TrainingSettings, device: torch.device
     return model.to(device, memory_format=memory_format)
 
 
-def start_model(model: nn.Module, init_from: str) -> None:
+def start_model(model: nn.Module, init_from: str, seed: int = 0) -> None:
     """Load a weight file, the weights in a folder, or a timm name's with its tag (`resnet50.a1_in1k`).
 
     Weights of a plain network start a deformable one exactly, as `pretrained=True` does. A classifier of
-    another size is left out. Raises ValueError for a file that is damaged or another network's, and
-    FileNotFoundError for anything else.
+    another size is left out, and drawn from `seed` alone: plain and deformable networks still start as the
+    same function. Raises ValueError for a file that is damaged or another network's, and FileNotFoundError
+    for anything else.
     """
+    _draw_classifier(model, seed)
     path = Path(init_from)
     file = path / WEIGHTS if path.is_dir() else path
     if file.is_file():
@@ -72,6 +75,14 @@ def _timm_cfg(name: str) -> PretrainedCfg | None:
 
 def _plain_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key != "deform_stages"} | {"deform_last": 0}
+
+
+def _draw_classifier(model: nn.Module, seed: int) -> None:
+    """Initialise it anew: how many random numbers came before it depends on the rest of the network."""
+    with seeded(seed):
+        for module in model.get_classifier().modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
 
 def _load(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

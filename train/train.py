@@ -48,7 +48,7 @@ class ClassificationTrainer(Trainer):
         recipe = self.recipe
         model = build_model(recipe, deformable=self.progress.epoch >= recipe.deform_from_epoch)
         if recipe.init_from and starts:
-            start_model(model, recipe.init_from)
+            start_model(model, recipe.init_from, recipe.seed)
         criterion = Criterion(recipe, self.world.device)
         return ClassificationLearner(model, criterion, recipe, self.world, self.steps_per_epoch)
 

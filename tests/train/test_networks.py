@@ -23,12 +23,16 @@ def test_plain_weights_start_a_deformable_network_exactly(as_folder, plain, defo
     torch.testing.assert_close(model(IMAGES), plain(IMAGES), rtol=1e-4, atol=1e-5)
 
 
-def test_classifier_of_other_classes_is_left_out(plain, deformable_recipe, tmp_path):
+def test_all_kinds_of_networks_start_as_one_function_with_other_classes(plain, deformable_recipe, tmp_path):
     save_file(plain.state_dict(), tmp_path / "model.safetensors")
-    model = build_model(deformable_recipe(num_classes=5))
-    fresh = model.fc.weight.detach().clone()
-    start_model(model, str(tmp_path))
-    assert torch.equal(model.fc.weight, fresh) and torch.equal(model.conv1.weight, plain.conv1.weight)
+    started = []
+    for deformable, seed in ((False, 3), (True, 3), (True, 4)):
+        started.append(build_model(deformable_recipe(num_classes=5), deformable).eval())
+        start_model(started[-1], str(tmp_path), seed)
+    regular, deformed, other_seed = started
+    assert torch.equal(deformed.conv1.weight, plain.conv1.weight)
+    torch.testing.assert_close(deformed(IMAGES), regular(IMAGES), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(other_seed(IMAGES), regular(IMAGES), rtol=1e-2)
 
 
 def test_timm_name_starts_as_pretrained_does(deformable_recipe):
