@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,11 @@ def find_runs(folders: Sequence[Path], vary: str = "") -> list[FinishedRun]:
     recipes = {file.parent: read_yaml(file.parent / RECIPE) for file in files}
     if not recipes:
         raise ValueError(f"{_listed(folders)} holds no results.json, expected folders of finished runs")
+    for folder, recipe in recipes.items():
+        if vary and vary not in recipe:
+            raise ValueError(f"the recipe of {folder} has no key {vary!r}, expected one that all have")
     runs = [
-        FinishedRun(folder, _kind(recipe, vary, recipes), recipe["train_share"], recipe["seed"])
+        FinishedRun(folder, _kind(recipe, vary, recipes.values()), recipe["train_share"], recipe["seed"])
         for folder, recipe in recipes.items()
     ]
     for (kind, share, seed), number in Counter((run.kind, run.share, run.seed) for run in runs).items():
@@ -67,15 +70,10 @@ def find_runs(folders: Sequence[Path], vary: str = "") -> list[FinishedRun]:
     return runs
 
 
-def _kind(recipe: dict[str, Any], vary: str, recipes: dict[Path, dict[str, Any]]) -> str:
-    model = recipe["model"]
-    if not vary:
-        return model
-    for folder, other in recipes.items():
-        if vary not in other:
-            raise ValueError(f"the recipe of {folder} has no key {vary!r}, expected one that all have")
-    differs = any(other[vary] != recipe[vary] for other in recipes.values() if other["model"] == model)
-    return f"{model} {vary}={recipe[vary]}" if differs else model
+def _kind(recipe: dict[str, Any], vary: str, recipes: Iterable[dict[str, Any]]) -> str:
+    model, value = recipe["model"], recipe.get(vary)
+    differs = any(other.get(vary) != value for other in recipes if other["model"] == model)
+    return f"{model} {vary}={value}" if differs else model
 
 
 def _listed(folders: Sequence[Path]) -> str:
