@@ -150,7 +150,6 @@ void gather_backward_cuda(const Tensor& grad_columns, const Tensor& input, const
   gather.grad_offset = sampled.gradient_rows("grad_offset", grad_offset, 2);
   gather.grad_mask = sampled.gradient_rows("grad_mask", grad_mask, 1);
   const bool of_samples = grad_offset || grad_mask;
-  gather.grad_columns = of_samples ? grad_columns.const_data_ptr() : nullptr;
 
   ScatterParams scatter{};
   scatter.sampling = sampled.sampling;
@@ -162,8 +161,13 @@ void gather_backward_cuda(const Tensor& grad_columns, const Tensor& input, const
     scatter.scale = scale ? scale->const_data_ptr() : nullptr;
   }
   with_device(input.get_device_index(), [&](const Device& device) {
-    if (of_samples || columns) launch_gather(gather, element_type(sampled.type), device);
-    if (grad_input) launch_scatter(scatter, element_type(sampled.type), device);
+    const ElementType type = element_type(sampled.type);
+    const bool together = grad_input && !scale && gather_adds_to_pixels(gather, type, device);
+    if (together) gather.grad_input = scatter.grad_input;
+    if (of_samples || together) gather.grad_columns = grad_columns.const_data_ptr();
+    // The scatter reads the gradient of columns, which the gather may overwrite with columns.
+    if (grad_input && !together) launch_scatter(scatter, type, device);
+    if (of_samples || together || columns) launch_gather(gather, type, device);
   });
 }
 

@@ -26,7 +26,9 @@ void with_device(int index, const std::function<void(const Device&)>& body) {
   Device device;
   device.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   device.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  device.tensor_tiles = attribute(cudaDevAttrComputeCapabilityMajor, index) >= 8;
+  const int capability = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  device.tensor_tiles = capability >= 8;
+  device.vector_sums = capability >= 9;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device.stream));
   body(device);
 }

@@ -91,6 +91,12 @@ DCN_DEVICE Vector<Element, kCount> load_vector(const Element* address) {
   return vector;
 }
 
+// What the same thread may overwrite later: the read-only path of `load_vector` is in no order with stores.
+template <typename Element, int kCount>
+DCN_DEVICE Vector<Element, kCount> load_before_store(const Element* address) {
+  return *reinterpret_cast<const Vector<Element, kCount>*>(address);
+}
+
 template <typename Element, int kCount>
 DCN_DEVICE void store_vector(Element* address, const Vector<Element, kCount>& vector) {
   *reinterpret_cast<Vector<Element, kCount>*>(address) = vector;

@@ -1,8 +1,10 @@
-// Columns, and the gradients of offset and mask. A block locates its samples once, into shared memory; then
-// lanes side by side take neighbouring channels of one sample, several channels each.
+// Columns, and the gradients of offset and mask; where a GPU adds 16 bytes at once in its second-level cache,
+// the gradient of the input too. A block locates its samples once, into shared memory; then lanes side by
+// side take neighbouring channels of one sample, several channels each.
 #pragma once
 
 #include "samples.cuh"
+#include "sums.cuh"
 
 namespace dcn::cuda {
 
@@ -12,6 +14,9 @@ template <typename Real>
 constexpr int gather_shared_bytes(int samples_per_block) {
   return samples_per_block * sizeof(Sample<Real>);
 }
+
+template <typename Element, int kCount>
+constexpr bool kAddsToPixels = kCount % 4 == 0 && std::is_same_v<Accumulate<Element>, float>;
 
 // The gradients that follow from the inner products of the corners with the gradient of the column.
 template <typename Real>
@@ -23,6 +28,25 @@ DCN_DEVICE void store_sample_gradients(const GatherParams& p, const Sample<Real>
     store_vector(static_cast<Real*>(p.grad_offset) + 2 * index, gradient);
   }
   if (p.grad_mask) static_cast<Real*>(p.grad_mask)[index] = interpolate(product, sample.dy, sample.dx);
+}
+
+// Adds what a sample's column gives to the gradients of its four pixels, four channels at a time.
+template <typename Element, int kCount>
+DCN_DEVICE void add_to_pixels(const GatherParams& p, const Corners<float>& sample, int channel,
+                              const Vector<Element, kCount>& gradient) {
+  float* sums = static_cast<float*>(p.grad_input) + channel;
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+    if (sample.pixel[corner] == kOutside) continue;
+    float* pixel = sums + static_cast<int64_t>(sample.pixel[corner]) * p.sampling.channels;
+#pragma unroll
+    for (int c = 0; c < kCount; c += 4) {
+      float contribution[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) contribution[i] = sample.weight[corner] * widen(gradient, c + i);
+      add_to_global<4>(pixel + c, contribution);
+    }
+  }
 }
 
 // Lane `lane` of `p.lanes` at one sample of row `row`: its share of the channels of the offset group.
@@ -37,17 +61,20 @@ DCN_DEVICE void gather_channels(const GatherParams& p, const Sample<Accumulate<E
     const int64_t column = column_index(s, p.groups, row, tap, channel);
     Vector<Element, kCount> corner[4];
     load_corners(s, sample.pixel, channel, corner);
-    if (p.columns) {
-      store_vector(static_cast<Element*>(p.columns) + column, weighted_sum(corner, sample.weight));
-    }
-    if constexpr (kBackward) {
+    if constexpr (kBackward) {  // first: columns may take the memory of their gradient
       const auto gradient =
-          load_vector<Element, kCount>(static_cast<const Element*>(p.grad_columns) + column);
+          load_before_store<Element, kCount>(static_cast<const Element*>(p.grad_columns) + column);
 #pragma unroll
       for (int c = 0; c < kCount; ++c) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) product[i] += widen(gradient, c) * widen(corner[i], c);
       }
+      if constexpr (kAddsToPixels<Element, kCount>) {
+        if (p.grad_input) add_to_pixels<Element, kCount>(p, sample, channel, gradient);
+      }
+    }
+    if (p.columns) {
+      store_vector(static_cast<Element*>(p.columns) + column, weighted_sum(corner, sample.weight));
     }
   }
 }

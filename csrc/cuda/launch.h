@@ -11,6 +11,7 @@ struct Device {
   int multiprocessors;
   int shared_bytes;   // the most that a block may ask for
   bool tensor_tiles;  // matrix operations and asynchronous copies, from compute capability 8.0 on
+  bool vector_sums;   // additions of 16 bytes in the second-level cache, from compute capability 9.0 on
   void* stream;
 };
 

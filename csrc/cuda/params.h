@@ -44,6 +44,7 @@ struct GatherParams {
   const void* grad_columns;  // backward only, as all below
   void* grad_offset;         // [rows, offset_groups, K, 2], accumulate type
   void* grad_mask;           // [rows, offset_groups, K], accumulate type
+  void* grad_input;          // [images, H, W, C_in], float32 sums that are added to
 };
 
 // Output positions in tiles, channels in slices. What a tile's samples add to the pixels of its window is

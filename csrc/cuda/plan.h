@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "deform_conv2d_cuda.h"
 #include "fused_forward.cuh"
 #include "gather.cuh"
-#include "launch.h"
 #include "scatter.cuh"
 
 namespace dcn::cuda {
@@ -31,11 +31,6 @@ void with_element(ElementType type, const Body& body) {
     case ElementType::bfloat16:
       return body(BFloat16());
   }
-}
-
-// Whether runs of `count` channels stay within the groups of the offset and of the weight.
-inline bool divides_groups(const Sampling& s, int groups, int count) {
-  return s.channels / s.offset_groups % count == 0 && s.channels / groups % count == 0;
 }
 
 template <typename Element, int kCount, bool kBackward>
@@ -169,20 +164,20 @@ struct FusedForward {
   using Tile = Tile_;
   static constexpr int kThreads = kFusedThreads;
   static constexpr int kBlocks = kBlocks_;
-  static constexpr int kStepCycles = kStepCycles_;  // of one block for one chunk, predicted in csrc/README.md
+  static constexpr int kStepCycles = kStepCycles_;  // of one block for one chunk, measured on an H100
   static DCN_DEVICE void run(const Params& p) { fused_forward<Element, Tile>(p); }
 };
 
 template <typename Element, int kRows>
-using FusedWide = FusedForward<Element, FusedTile<kRows, 256, 2, false>, 1, kRows == 128 ? 1920 : 1632>;
+using FusedWide = FusedForward<Element, FusedTile<kRows, 256, 2, false>, 1, kRows == 128 ? 5900 : 4700>;
 template <typename Element>
-using FusedHigh = FusedForward<Element, FusedTile<256, 128, 4, false>, 1, 2432>;
+using FusedHigh = FusedForward<Element, FusedTile<256, 128, 4, false>, 1, 9500>;
 template <typename Element>
-using FusedSquare = FusedForward<Element, FusedTile<128, 128, 4, false>, 2, 1536>;
+using FusedSquare = FusedForward<Element, FusedTile<128, 128, 4, false>, 2, 4800>;
 template <typename Element>
-using FusedSmall = FusedForward<Element, FusedTile<64, 128, 2, false>, 2, 960>;
+using FusedSmall = FusedForward<Element, FusedTile<64, 128, 2, false>, 2, 3000>;
 template <typename Element>
-using FusedDiagonal = FusedForward<Element, FusedTile<64, 64, 4, true>, 3, 550>;
+using FusedDiagonal = FusedForward<Element, FusedTile<64, 64, 4, true>, 3, 2400>;
 
 // Cycles of the busiest multiprocessor for one chunk of every tile; none where a kernel does not take the
 // call.
@@ -196,7 +191,10 @@ int64_t fused_cycles(const FusedParams& p, const Device& device) {
   const bool narrow = group_channels == 8 || group_channels == 16 || group_channels == 32;
   const bool groups = Tile::kDiagonal ? p.groups > 1 && narrow && group_channels == group_columns
                                       : p.groups == 1 || group_columns % Tile::kColumns == 0;
-  if (!vectors || !one_offset_group || !groups || Tile::shared_bytes(s.taps()) > device.shared_bytes)
+  // Pixels with more channels lie so far apart that the first-level cache loses them between taps: columns
+  // in global memory and torch's product were faster (csrc/README.md).
+  const bool near = s.channels <= (Tile::kDiagonal ? 512 : 256);
+  if (!vectors || !one_offset_group || !groups || !near || Tile::shared_bytes(s.taps()) > device.shared_bytes)
     return 0;
   const int64_t blocks = ceil_divide(s.rows, Tile::kRows) * ceil_divide(p.out_channels, Tile::kColumns);
   return ceil_divide(blocks, device.multiprocessors) * Kernel::kStepCycles;

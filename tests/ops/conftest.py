@@ -78,6 +78,19 @@ def order(request, emulated):
     emulated.set_device(backwards=request.param)
 
 
+SUMS = {
+    "directly": dict(vector_sums=True),
+    "windows": dict(vector_sums=False),
+    "windows_backwards": dict(vector_sums=False, backwards=True),
+}
+
+
+@pytest.fixture(params=SUMS)
+def sums(request, emulated):
+    """How a device sums grad_input: in global memory while it gathers, or in windows, in either order."""
+    emulated.set_device(**SUMS[request.param])
+
+
 @pytest.fixture
 def deterministic():
     torch.use_deterministic_algorithms(True)

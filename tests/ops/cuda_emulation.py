@@ -65,10 +65,11 @@ class EmulatedCuda(CudaKernels):
         multiprocessors: int = 2,
         shared_bytes: int = 227 << 10,
         tensor_tiles: bool = True,
+        vector_sums: bool = True,
         backwards: bool = False,
     ) -> None:
         """The device that launches are planned for, and the order in which threads of a block run."""
-        library().set_emulated_device(multiprocessors, shared_bytes, tensor_tiles, backwards)
+        library().set_emulated_device(multiprocessors, shared_bytes, tensor_tiles, vector_sums, backwards)
 
     @staticmethod
     def last_kernel() -> str:

@@ -12,7 +12,7 @@
 namespace dcn::cuda {
 namespace {
 
-Device emulated_device{4, 227 << 10, true, nullptr};
+Device emulated_device{4, 227 << 10, true, true, nullptr};
 const char* last_kernel = "";
 bool backwards = false;  // whether the threads of a block run in the opposite order
 
@@ -63,7 +63,8 @@ void with_device(int, const std::function<void(const Device&)>& body) { body(emu
 extern "C" const char* last_emulated_kernel() { return dcn::cuda::last_kernel; }
 
 // What tests vary, called through ctypes.
-extern "C" void set_emulated_device(int multiprocessors, int shared_bytes, int tensor_tiles, int backwards) {
-  dcn::cuda::emulated_device = {multiprocessors, shared_bytes, tensor_tiles != 0, nullptr};
+extern "C" void set_emulated_device(int multiprocessors, int shared_bytes, int tensor_tiles, int vector_sums,
+                                    int backwards) {
+  dcn::cuda::emulated_device = {multiprocessors, shared_bytes, tensor_tiles != 0, vector_sums != 0, nullptr};
   dcn::cuda::backwards = backwards != 0;
 }

@@ -50,6 +50,7 @@ class CudaKernels(BlockedBackend, DenseRoiPool):
     name = "extension"
     operators = frozenset(OPERATORS)
     devices = frozenset({"cuda"})
+    overwrites_grad_columns = True
 
     def unavailable_reasons(self) -> list[str]:
         if import_error is None:
