@@ -122,12 +122,12 @@ def test_a_box_of_no_image_is_outside(cuda_backend, index):
     case = CASES["modulated"]
     tensors = tensors_on("cuda", case)
     tensors["boxes"][5, 0] = index
-    output, grad_input, grad_offset, grad_mask = forward_and_backward(cuda_backend, case, tensors)
+    output, grad_offset, grad_mask, grad_input = forward_and_backward(cuda_backend, case, tensors)
     assert not output[5].any() and not grad_offset[5].any() and not grad_mask[5].any()
     others = [i for i in range(case.regions) if i != 5]
     rest = {name: t if name == "input" else t[others] for name, t in tensors.items()}
     assert_right(
-        cuda_backend, case, [output[others], grad_input, grad_offset[others], grad_mask[others]], rest
+        cuda_backend, case, [output[others], grad_offset[others], grad_mask[others], grad_input], rest
     )
 
 

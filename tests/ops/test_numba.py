@@ -117,3 +117,32 @@ def test_every_reason_is_a_sentence_of_its_own(monkeypatch):
 def test_numba_without_a_driver_is_a_reason():
     (reason,) = numba_cuda._numba_reasons()
     assert "no driver or no libNVVM" in reason
+
+
+# numba-cuda 0.30 wants a function of NumPy's that 2.5 no longer has, with the first kernel and not before.
+INCOMPATIBLE = """
+import sys
+import numpy
+from numba.cuda.cudadrv import nvvm
+try:
+    nvvm.NVVM()
+except nvvm.NvvmSupportError as error:
+    sys.exit(f"no libNVVM: {error}")
+from dcn_backbones.ops.backends import numba_cuda
+
+if sys.argv[1] == "broken":
+    for name in ("row_stack", "vstack"):
+        vars(numpy).pop(name, None)
+print(numba_cuda._compilation_reasons((9, 0)))
+"""
+
+
+@needs_numba
+@pytest.mark.parametrize("state", ["whole", "broken"])
+def test_a_numba_that_cannot_compile_is_a_reason(state):
+    result = run("-W", "ignore", "-c", INCOMPATIBLE, state)
+    if "no libNVVM" in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == 0, result.stderr
+    reasons = result.stdout.strip()
+    assert (reasons == "[]") if state == "whole" else ("does not compile beside NumPy" in reasons), reasons

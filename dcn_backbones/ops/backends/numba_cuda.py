@@ -1,6 +1,7 @@
 """The fallback on NVIDIA GPUs: kernels that Numba compiles at run time where the extension has none."""
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Iterator
 
@@ -111,6 +112,19 @@ def _numba_reasons() -> list[str]:
         return [f"numba-cuda does not import ({error})"]
     if not usable:
         return ["Numba finds no driver or no libNVVM (it comes with the CUDA toolkit and numba-cuda[cu13])"]
+    return _compilation_reasons(torch.cuda.get_device_capability())
+
+
+@functools.cache
+def _compilation_reasons(capability: tuple[int, int]) -> list[str]:
+    """Why a function of one line does not compile: numba-cuda 0.30 fails beside NumPy 2.5, but imports."""
+    import numpy
+    from numba import cuda, float32
+
+    try:
+        cuda.compile_ptx(lambda value: value, (float32,), device=True, cc=capability)
+    except Exception as error:
+        return [f"numba-cuda does not compile beside NumPy {numpy.__version__} ({error})"]
     return []
 
 

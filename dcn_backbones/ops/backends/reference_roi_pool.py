@@ -173,14 +173,19 @@ def _sample(boxes, offset, mask, input_shape, dtype: torch.dtype, settings: _Set
 
 def _points(size: Tensor, bins: int, sampling_ratio: int) -> Tensor:
     """How many points a bin has along an axis, (R,): as many as pixels, rounded up, if none are asked for."""
-    return torch.full_like(size, sampling_ratio) if sampling_ratio > 0 else (size / bins).ceil()
+    return torch.full_like(size, sampling_ratio) if sampling_ratio > 0 else _quotient(size, bins).ceil()
+
+
+def _quotient(tensor: Tensor, number: int) -> Tensor:
+    """Rounded as a division: torch multiplies by the reciprocal where it divides by a number on a GPU."""
+    return tensor / torch.full_like(tensor, number)
 
 
 def _taps(axis: int, start, size, points, shift, length: int, shape, sampling_ratio: int) -> Iterator[_Tap]:
     """The taps of all points along an axis, y being axis 0: those that can be inside, and some around."""
     start, size, points = (t[:, None, None, None] for t in (start, size, points))
     bins = torch.arange(shape[2 + axis], device=start.device, dtype=start.dtype)
-    bin_size = size / bins.shape[0]
+    bin_size = _quotient(size, bins.shape[0])
     first = (start if shift is None else start + shift) + (bins[:, None] if axis == 0 else bins) * bin_size
     first = first.expand(shape)
     divisor = points.clamp(min=1)
