@@ -13,7 +13,7 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
 from ..ops import deform_conv2d
-from .offset_branch import at_least_float32
+from .offset_branch import OffsetConv2d, at_least_float32
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class DeformConv2d(nn.Module):
             torch.empty(out_channels, in_channels // groups, *self.kernel_size, **factory)
         )
         self.bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None
-        self.conv_offset = nn.Conv2d(
+        self.conv_offset = OffsetConv2d(
             in_channels,
             self._offset_channels_per_sample * self._samples,
             self.kernel_size,

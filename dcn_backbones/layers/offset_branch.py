@@ -1,7 +1,27 @@
-"""What all offset branches share: the precision of what they predict, and a learning rate of their own."""
+"""What offset branches share: the convolution, the precision of what they predict, their learning rate."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+PADDED_DEVICES = {"cuda"}
+_CHANNELS_TOGETHER = 8  # of a half type, 16 bytes
+
+
+class OffsetConv2d(nn.Conv2d):
+    """A convolution of 18 or 27 channels, say, which on a GPU computes 24 or 32 and drops those beyond.
+
+    cuDNN would pad input and output instead, in kernels of their own. On an H200 an iteration of
+    ``dcnv2_resnet50`` (128 px, batch 256, bfloat16 autocast, n=1) took 93 ms with this and 109 without.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        missing = -self.out_channels % _CHANNELS_TOGETHER
+        if not missing or input.device.type not in PADDED_DEVICES:
+            return super()._conv_forward(input, weight, bias)
+        weight = pad(weight, (0, 0, 0, 0, 0, 0, 0, missing))
+        bias = None if bias is None else pad(bias, (0, missing))
+        return super()._conv_forward(input, weight, bias)[:, : self.out_channels]
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

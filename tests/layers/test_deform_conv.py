@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcn_backbones.layers import DeformConv2d, ModulatedDeformConv2d
+from dcn_backbones.layers import DeformConv2d, ModulatedDeformConv2d, offset_branch
 
 from .geometries import GEOMETRIES
 
@@ -223,3 +223,22 @@ def test_convolutions_with_another_padding_are_rejected(options):
 def test_the_printed_form_names_what_differs_from_the_defaults():
     printed = ModulatedDeformConv2d(6, 4, 3, padding=1, offset_groups=2).extra_repr()
     assert printed == "6, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), offset_groups=2, bias=False"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels", [18, 24, 27])
+def test_padded_offset_channels_change_nothing(monkeypatch, channels, bias):
+    """What a GPU's offset branch does, on the CPU: values, gradients, and how many channels are computed."""
+    branch = offset_branch.OffsetConv2d(4, channels, 3, padding=1, bias=bias, dtype=torch.float64)
+    input = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    computed, results = [], []
+    convolution = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *a, **k: computed.append(convolution(*a, **k)) or computed[-1])
+    for devices in (set(), {"cpu"}):
+        monkeypatch.setattr(offset_branch, "PADDED_DEVICES", devices)
+        output = branch(input)
+        gradients = torch.autograd.grad(output.square().sum(), [input, *branch.parameters()])
+        results.append([output, *gradients])
+    assert [each.shape[1] for each in computed] == [channels, -(-channels // 8) * 8]
+    for plain, padded in zip(*results, strict=True):
+        torch.testing.assert_close(padded, plain, rtol=1e-12, atol=1e-12)

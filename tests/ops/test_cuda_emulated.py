@@ -147,11 +147,11 @@ FUSED = {
     "128x256": Case(batch=2, channels=72, out_channels=248, size=(25, 5), spread=1.0),
     "96x256": Case(batch=3, channels=72, out_channels=264, size=(7, 9), spread=1.0),
     "256x128": Case(batch=4, channels=72, out_channels=120, size=(25, 5), spread=1.0),
-    "128x128": Case(batch=2, channels=136, out_channels=104, size=(25, 5), bias=False, spread=1.0),
+    "128x128": Case(batch=2, channels=120, out_channels=104, size=(25, 5), bias=False, spread=1.0),
     "64x128": Case(batch=1, channels=64, out_channels=16, size=(5, 7), mask=False),
     "64x128 offset groups": Case(batch=2, channels=128, out_channels=8, size=(5, 7), offset_groups=2),
     "64x128 large kernel": Case(channels=8, out_channels=8, kernel_size=(5, 2), dilation=(2, 1)),
-    "64x128 wide groups": Case(batch=1, channels=144, out_channels=256, size=(5, 7), groups=2),
+    "64x128 wide groups": Case(batch=1, channels=80, out_channels=256, size=(5, 7), groups=2),
     "64x64 groups of 8": Case(batch=3, channels=72, out_channels=72, size=(5, 7), groups=9),
     "64x64 groups of 16": Case(channels=128, out_channels=128, groups=8, offset_groups=2),
     "64x64 groups of 32": Case(channels=96, out_channels=96, size=(9, 9), groups=3, stride=(2, 1)),
@@ -181,7 +181,7 @@ NOT_FUSED = {
     "groups": Case(channels=48, out_channels=48, groups=2),
     "offset_groups": Case(channels=16, out_channels=8, offset_groups=2),
     "taps": Case(channels=8, out_channels=8, kernel_size=(11, 11), padding=(5, 5)),
-    "far pixels": Case(batch=1, channels=264, out_channels=8, size=(3, 3)),
+    "far pixels": Case(batch=1, channels=136, out_channels=8, size=(3, 3)),
     "far pixels of groups": Case(batch=1, channels=544, out_channels=544, size=(2, 2), groups=17),
 }
 

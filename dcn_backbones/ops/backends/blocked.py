@@ -103,12 +103,12 @@ class BlockedBackend(Backend):
         elif columns is not None:
             self.gather(operands, first, columns)
         if columns is not None:
-            _add_product(gradients.weight, grad_output.transpose(1, 2), columns.flatten(2))
+            gradients.add_to_weight(grad_output.transpose(1, 2), columns.flatten(2))
 
     def _rows(self, operands: Operands, bytes_per_position: int = 0) -> int:
-        """Rows of a block. Columns count twice: a backward holds their gradient beside them, where it
-        cannot overwrite it; else the half of the cache that they leave is the input's."""
-        columns = 2 * operands.column_length * operands.input.element_size()
+        """Rows of a block. A backward that cannot overwrite the gradient of columns holds both."""
+        held = 1 if self.overwrites_grad_columns else 2
+        columns = held * operands.column_length * operands.input.element_size()
         return max(1, self.workspace_bytes // (columns + bytes_per_position))
 
 
@@ -123,22 +123,3 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = No
         torch.bmm(left, right, out=out)
     else:
         torch.baddbmm(bias.view(len(out), 1, -1), left, right, out=out)
-
-
-def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
-    """sums += left x right, each (groups, ., .); half types are summed in float32, between blocks too."""
-    if left.is_cuda and left.dtype != sums.dtype:
-        sums += _product_in(sums.dtype, left, right)
-        return
-    left, right = left.to(sums.dtype), right.to(sums.dtype)
-    if len(sums) == 1:
-        sums[0].addmm_(left[0], right[0])
-    else:
-        sums.baddbmm_(left, right)
-
-
-def _product_in(dtype: torch.dtype, left: Tensor, right: Tensor) -> Tensor:
-    """left x right in a wider type than theirs, which torch has on CUDA only."""
-    if len(left) == 1:
-        return torch.mm(left[0], right[0], out_dtype=dtype)[None]
-    return torch.bmm(left, right, out_dtype=dtype)

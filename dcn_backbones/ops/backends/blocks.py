@@ -71,10 +71,6 @@ class Operands(NamedTuple):
         shape = (self.groups, rows, self.geometry.taps, self.input.shape[3] // self.groups)
         return buffer[: prod(shape)].view(shape)
 
-    def zero_grad_weight(self) -> Tensor:
-        """Sums in the accumulate type, in the shape of the weight here."""
-        return torch.zeros_like(self.weight, dtype=accumulate_type(self.weight.dtype))
-
     def by_group(self, rows: Tensor) -> Tensor:
         """(rows, C_out) as (groups, rows, C_out / groups)."""
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
@@ -139,7 +135,7 @@ class GradientBuffers:
         self._sums = _sums_of_grad_input(operands, grad_output) if needs_input else None
         self.offset = torch.empty_like(operands.offset) if needs_offset else None
         self.mask = torch.empty_like(operands.mask) if needs_mask else None
-        self.weight = operands.zero_grad_weight() if needs_weight else None
+        self._needs_weight, self._weight = needs_weight, None
         self.input: Tensor | None = None
 
     @property
@@ -156,7 +152,7 @@ class GradientBuffers:
         new = self._operands.columns_buffer
         self._grad_columns = new(rows) if self._of_samples else None
         self._columns = None
-        if self.weight is not None:
+        if self._needs_weight:
             self._columns = self._grad_columns if shared and self._of_samples else new(rows)
 
     def columns(self, rows: int) -> tuple[Tensor | None, Tensor | None]:
@@ -167,21 +163,42 @@ class GradientBuffers:
     def begin(self, images: Images) -> None:
         self.input = self._sums.begin(images) if self._sums else None
 
+    def add_to_weight(self, left: Tensor, right: Tensor) -> None:
+        """Add left x right, each (groups, ., .); half types are summed in float32, between blocks too."""
+        dtype = accumulate_type(left.dtype)
+        if self._weight is None:
+            self._weight = _product(left, right, dtype)
+        elif left.dtype != dtype:
+            self._weight += _product(left, right, dtype)
+        elif len(left) == 1:
+            self._weight[0].addmm_(left[0], right[0])
+        else:
+            self._weight.baddbmm_(left, right)
+
     def end(self, images: Images) -> None:
         if self._sums:
             self._sums.end(images)
 
     def results(self) -> Gradients:
-        grad_weight = self.weight
-        if grad_weight is not None:
-            shape = (
-                -1,
-                *self._operands.geometry.kernel,
-                self._operands.input.shape[3] // self._operands.groups,
-            )
-            grad_weight = grad_weight.view(shape)
         grad_input = self._sums.result if self._sums else None
+        grad_weight = self._grad_weight() if self._needs_weight else None
         return tuple(map(channels_first, (grad_input, self.offset, grad_weight, self.mask)))
+
+    def _grad_weight(self) -> Tensor:
+        """(C_out, kh, kw, C_in / groups); zeros where there was no block."""
+        weight, geometry = self._operands.weight, self._operands.geometry
+        sums = torch.zeros_like(weight) if self._weight is None else self._weight
+        return sums.reshape(-1, *geometry.kernel, self._operands.input.shape[3] // self._operands.groups)
+
+
+def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left x right, each (groups, ., .), in a type that may be wider: on CUDA torch has such products."""
+    wider = {"out_dtype": dtype} if left.is_cuda and left.dtype != dtype else {}
+    if not wider:
+        left, right = left.to(dtype), right.to(dtype)
+    if len(left) == 1:
+        return torch.mm(left[0], right[0], **wider)[None]
+    return torch.bmm(left, right, **wider)
 
 
 class SumsInPlace:
