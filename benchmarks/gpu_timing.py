@@ -34,7 +34,7 @@ def _cycles_to_enqueue(function: Callable[[], object]) -> int:
         function()
         seconds = time.perf_counter() - start
     torch.cuda.synchronize()
-    return int(min(1.5 * seconds + 1e-4, 0.05) * _CYCLES_PER_SECOND)
+    return int(min(3 * seconds + 3e-4, 0.05) * _CYCLES_PER_SECOND)
 
 
 def _time(function: Callable[[], object], wait: int, flushed: torch.Tensor) -> float:

@@ -1,9 +1,9 @@
 """Deformable convolution block by block, for backends that bring two kernels: gather and its backward.
 
 The columns of the whole batch would take K times the memory of the input. They are formed for a block of
-output positions at a time, in a workspace of fixed size that fits a GPU's L2 cache, and multiplied by
-torch's own matrix products, so that TF32 follows torch's flags. Nothing here waits for the device or
-decides by what is in its memory: a call can be captured in a CUDA graph.
+output positions at a time, in a workspace of fixed size, and multiplied by torch's own matrix products, so
+that TF32 follows torch's flags. Nothing here waits for the device or decides by what is in its memory: a
+call can be captured in a CUDA graph.
 """
 
 from abc import abstractmethod
