@@ -192,8 +192,9 @@ int64_t fused_cycles(const FusedParams& p, const Device& device) {
   const bool groups = Tile::kDiagonal ? p.groups > 1 && narrow && group_channels == group_columns
                                       : p.groups == 1 || group_columns % Tile::kColumns == 0;
   // With more channels, columns in global memory and torch's product were faster (csrc/README.md).
-  const bool near = s.channels <= (Tile::kDiagonal ? 512 : 128);
-  if (!vectors || !one_offset_group || !groups || !near || Tile::shared_bytes(s.taps()) > device.shared_bytes)
+  const bool few_channels = s.channels <= (Tile::kDiagonal ? 512 : 128);
+  if (!vectors || !one_offset_group || !groups || !few_channels ||
+      Tile::shared_bytes(s.taps()) > device.shared_bytes)
     return 0;
   const int64_t blocks = ceil_divide(s.rows, Tile::kRows) * ceil_divide(p.out_channels, Tile::kColumns);
   return ceil_divide(blocks, device.multiprocessors) * Kernel::kStepCycles;

@@ -181,8 +181,8 @@ NOT_FUSED = {
     "groups": Case(channels=48, out_channels=48, groups=2),
     "offset_groups": Case(channels=16, out_channels=8, offset_groups=2),
     "taps": Case(channels=8, out_channels=8, kernel_size=(11, 11), padding=(5, 5)),
-    "far pixels": Case(batch=1, channels=136, out_channels=8, size=(3, 3)),
-    "far pixels of groups": Case(batch=1, channels=544, out_channels=544, size=(2, 2), groups=17),
+    "many channels": Case(batch=1, channels=136, out_channels=8, size=(3, 3)),
+    "many channels in groups": Case(batch=1, channels=544, out_channels=544, size=(2, 2), groups=17),
 }
 
 
