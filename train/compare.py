@@ -2,11 +2,13 @@
 
 python train/compare.py train/results/caltech101 --baseline resnet18 --curves curves.png
 python train/compare.py train/results/caltech101_{lr0.2,offset_rate} --vary offset_lr_scale
+python train/compare.py train/results/caltech101_half --pairs
 
 Every folder below holds a run's `recipe.yaml`, `log.jsonl` and `results.json`, and `perturbed.json` where
 `validate.py --run RUN --perturb ... --results-file` has written it. Prints tables in Markdown.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -124,20 +126,58 @@ def comparison_table(measured: Sequence[Measurement], baseline: str) -> str:
     Of every kind of network the mean of its top-1, and of all but the baseline the mean of its differences by
     seed.
     """
-    kinds = [baseline, *sorted({entry.run.kind for entry in measured} - {baseline})]
-    header = ["trained on", "tested on", *kinds, *(f"{kind} - {baseline}" for kind in kinds[1:])]
-    lines = [header, ["---"] * len(header)]
-    for share in sorted({entry.run.share for entry in measured}, reverse=True):
-        for images in dict.fromkeys(entry.images for entry in measured if entry.run.share == share):
-            means = [describe(list(by_seed(measured, kind, share, images).values())) for kind in kinds]
-            differences = [
-                describe(list(paired_differences(measured, kind, baseline, share, images).values()), "+")
-                for kind in kinds[1:]
-            ]
-            lines.append(
-                [f"{share:.0%}", "unchanged" if images == UNCHANGED else images, *means, *differences]
-            )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    kinds = _kinds(measured, baseline)
+    lines = [["trained on", "tested on", *kinds, *(f"{kind} - {baseline}" for kind in kinds[1:])]]
+    for share, images in _tests(measured):
+        means = [describe(list(by_seed(measured, kind, share, images).values())) for kind in kinds]
+        differences = [
+            describe(list(paired_differences(measured, kind, baseline, share, images).values()), "+")
+            for kind in kinds[1:]
+        ]
+        lines.append([*_named(share, images), *means, *differences])
+    return _markdown(lines)
+
+
+def pairs_table(measured: Sequence[Measurement], baseline: str) -> str:
+    """A Markdown table of the pairs of kinds that two seeds or more have in common.
+
+    Each has its differences by seed, and how likely a mean as far from zero is if the kinds were alike: p of
+    a paired t-test, which takes differences for normally distributed.
+    """
+    lines = [["trained on", "tested on", "difference", "by seed", "mean", "p"]]
+    for share, images in _tests(measured):
+        for kind, other in itertools.combinations(_kinds(measured, baseline), 2):
+            differences = paired_differences(measured, other, kind, share, images)
+            if len(differences) > 1:
+                lines.append([*_named(share, images), f"{other} - {kind}", *_tested(differences)])
+    return _markdown(lines)
+
+
+def _tested(differences: dict[int, float]) -> list[str]:
+    from scipy.stats import ttest_1samp  # here since nothing else of training needs it
+
+    of_seeds = ", ".join(f"{seed}: {value:+.2f}" for seed, value in differences.items())
+    values = list(differences.values())
+    return [of_seeds, describe(values, "+"), f"{ttest_1samp(values, 0).pvalue:.3f}"]
+
+
+def _kinds(measured: Sequence[Measurement], baseline: str) -> list[str]:
+    return [baseline, *sorted({entry.run.kind for entry in measured} - {baseline})]
+
+
+def _tests(measured: Sequence[Measurement]) -> list[tuple[float, str]]:
+    """Shares of the training images, most first, with the kinds of test images, in the order they came in."""
+    found = dict.fromkeys((entry.run.share, entry.images) for entry in measured)
+    return sorted(found, key=lambda test: -test[0])
+
+
+def _named(share: float, images: str) -> list[str]:
+    return [f"{share:.0%}", "unchanged" if images == UNCHANGED else images]
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def read_logs(runs: Sequence[FinishedRun], baseline: str) -> dict[str, dict[str, list[list[dict]]]]:
@@ -155,13 +195,20 @@ def main() -> None:
     parser.add_argument(
         "--vary", default="", metavar="KEY", help="recipe key that tells runs of a model apart"
     )
+    parser.add_argument(
+        "--pairs", action="store_true", help="all pairs of kinds too, by seed, with p of a t-test"
+    )
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="draw loss and top-1 over the epochs")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders, arguments.vary)
     if arguments.baseline not in {run.kind for run in runs}:
         raise ValueError(f"{_listed(arguments.folders)} holds no run of the baseline {arguments.baseline!r}")
     print("Top-1 in percent: mean ± standard deviation (number of seeds); differences are paired by seed.\n")
-    print(comparison_table(read_measurements(runs), arguments.baseline))
+    measured = read_measurements(runs)
+    print(comparison_table(measured, arguments.baseline))
+    if arguments.pairs:
+        print("\nAll pairs of kinds, by seed; p of a paired t-test, two-sided.\n")
+        print(pairs_table(measured, arguments.baseline))
     if arguments.curves:
         save_compared_curves(read_logs(runs, arguments.baseline), arguments.curves)
 

@@ -12,6 +12,7 @@ from train.compare import (
     describe,
     find_runs,
     paired_differences,
+    pairs_table,
     read_logs,
     read_measurements,
 )
@@ -40,7 +41,7 @@ def write_run(folder, model, seed, top1, share=1.0, perturbed=None, **settings):
 def runs(tmp_path):
     for seed, plain, deformable in ((0, 70.0, 72.0), (1, 75.0, 76.0), (2, 60.0, 63.0)):
         write_run(tmp_path, "resnet18", seed, plain, perturbed={"rotated": plain - 30})
-        write_run(tmp_path, "dcnv2_resnet18", seed, deformable, perturbed={"rotated": plain - 25})
+        write_run(tmp_path, "dcnv2_resnet18", seed, deformable, perturbed={"rotated": deformable - 25})
     write_run(tmp_path, "resnet18", 0, 50.0, share=0.25)
     write_run(tmp_path, "dcnv2_resnet18", 1, 55.0, share=0.25)
     return tmp_path
@@ -58,8 +59,24 @@ def test_table_has_means_spreads_and_numbers(runs):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["trained on", "tested on", "resnet18", "dcnv2_resnet18", "dcnv2_resnet18 - resnet18"]
     assert cells[2] == ["100%", "unchanged", "68.33 ± 7.64 (3)", "70.33 ± 6.66 (3)", "+2.00 ± 1.00 (3)"]
-    assert cells[3] == ["100%", "rotated", "38.33 ± 7.64 (3)", "43.33 ± 7.64 (3)", "+5.00 ± 0.00 (3)"]
+    assert cells[3] == ["100%", "rotated", "38.33 ± 7.64 (3)", "45.33 ± 6.66 (3)", "+7.00 ± 1.00 (3)"]
     assert cells[4] == ["25%", "unchanged", "50.00 (1)", "55.00 (1)", "-"]
+
+
+def test_pairs_have_their_differences_by_seed_and_p(runs):
+    for seed, top1 in ((0, 71.0), (1, 76.5), (2, 60.0)):
+        write_run(runs, "dcnv1_resnet18", seed, top1)
+    table = pairs_table(read_measurements(find_runs([runs])), "resnet18")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    # t = 2 / (1 / sqrt(3)) with two degrees of freedom, whose p is 1 - t / sqrt(2 + t^2)
+    difference = ["dcnv2_resnet18 - resnet18", "0: +2.00, 1: +1.00, 2: +3.00", "+2.00 ± 1.00 (3)", "0.074"]
+    assert lines[3] == ["100%", "unchanged", *difference]
+    assert [line[2] for line in lines[2:5]] == [
+        "dcnv1_resnet18 - resnet18",
+        "dcnv2_resnet18 - resnet18",
+        "dcnv2_resnet18 - dcnv1_resnet18",
+    ]
+    assert [line[:2] for line in lines[5:]] == [["100%", "rotated"]]  # a quarter has no pairs
 
 
 def test_curves_have_every_seed_and_the_mean_of_seeds(runs, tmp_path, monkeypatch):
