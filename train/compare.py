@@ -149,11 +149,11 @@ def pairs_table(measured: Sequence[Measurement], baseline: str) -> str:
         for kind, other in itertools.combinations(_kinds(measured, baseline), 2):
             differences = paired_differences(measured, other, kind, share, images)
             if len(differences) > 1:
-                lines.append([*_named(share, images), f"{other} - {kind}", *_tested(differences)])
+                lines.append([*_named(share, images), f"{other} - {kind}", *_t_test(differences)])
     return _markdown(lines)
 
 
-def _tested(differences: dict[int, float]) -> list[str]:
+def _t_test(differences: dict[int, float]) -> list[str]:
     from scipy.stats import ttest_1samp  # here since nothing else of training needs it
 
     of_seeds = ", ".join(f"{seed}: {value:+.2f}" for seed, value in differences.items())
